@@ -1,0 +1,76 @@
+"""Plugin-based storage for machine applications.
+
+from vstorage_core import ModelAccessor, bootstrap
+
+users = ModelAccessor(User, "users")
+bootstrap(app, accessors=[users], database_url="sqlite:///./machine.db")
+"""
+
+from vstorage_core.accessor import ModelAccessor
+from vstorage_core.audit import AuditLog, acting_as
+from vstorage_core.bootstrap import bootstrap
+from vstorage_core.contributions import (
+    Change,
+    Exporter,
+    Health,
+    HealthCheck,
+    Importer,
+    NoOptions,
+    Operation,
+    PluginInfo,
+    Progress,
+    report_progress,
+)
+from vstorage_core.errors import (
+    ConfigurationError,
+    ConstraintViolation,
+    ImportRefused,
+    InvalidInput,
+    InvalidRecord,
+    PluginConflictError,
+    PluginError,
+    RecordDeleted,
+    RecordLimitReached,
+    StorageBusy,
+    StorageError,
+    StorageUnavailable,
+    TransactionError,
+)
+from vstorage_core.hookspecs import hookimpl, hookspec
+from vstorage_core.storage import Storage, use_default_storage
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AuditLog",
+    "Change",
+    "ConfigurationError",
+    "ConstraintViolation",
+    "Exporter",
+    "Health",
+    "HealthCheck",
+    "ImportRefused",
+    "Importer",
+    "InvalidInput",
+    "InvalidRecord",
+    "ModelAccessor",
+    "NoOptions",
+    "Operation",
+    "PluginConflictError",
+    "PluginError",
+    "PluginInfo",
+    "Progress",
+    "RecordDeleted",
+    "RecordLimitReached",
+    "Storage",
+    "StorageBusy",
+    "StorageError",
+    "StorageUnavailable",
+    "TransactionError",
+    "acting_as",
+    "bootstrap",
+    "hookimpl",
+    "hookspec",
+    "report_progress",
+    "use_default_storage",
+]

@@ -1,0 +1,481 @@
+"""ModelAccessor: typed reads and writes of one model, with hooks, audit and soft delete."""
+
+from __future__ import annotations
+
+import inspect as python_inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import Any, Generic, Literal, TypeVar
+
+from sqlalchemy import ColumnElement, func, inspect
+from sqlalchemy.orm import make_transient, make_transient_to_detached
+from sqlalchemy.orm.attributes import set_committed_value
+from sqlmodel import Session, select
+
+from vstorage_core.audit import acting_as, current_provenance, stored_values
+from vstorage_core.contributions import Change
+from vstorage_core.errors import ConfigurationError, InvalidInput, RecordDeleted
+from vstorage_core.records import SOFT_DELETE_FIELD, ModelT, Values, record_type
+from vstorage_core.storage import Storage, default_storage
+
+Event = Literal[
+    "before_insert", "after_insert", "before_update", "after_update",
+    "before_delete", "after_delete", "before_restore", "after_restore",
+]  # fmt: skip
+HookT = TypeVar("HookT", bound=Callable[..., None])
+CommitListenerT = TypeVar("CommitListenerT", bound=Callable[[list[Change]], None])
+OrderBy = str | ColumnElement[Any] | Sequence[str | ColumnElement[Any]] | None
+
+_HOOK_ARGUMENTS = frozenset({"accessor", "session", "instance", "actor", "before"})
+
+
+class ModelAccessor(Generic[ModelT]):
+    """Typed access to the records of one model.
+
+    Every write is validated by the model, runs the lifecycle hooks, and leaves an audit row, all in one transaction:
+    its own, or a savepoint of the one it is called in. What raises leaves nothing behind.
+
+    Args:
+        model: A SQLModel class with `table=True` and a key of one column. With a field `deleted_at` its records are
+            soft-deleted.
+        component: Name in the audit trail and in URLs.
+        storage: The database; by default the default storage at the time of each call.
+        audited: False keeps its changes out of the audit trail.
+
+    Raises:
+        ConfigurationError: The model is no table or has a composite key, or the component is not a usable name.
+    """
+
+    def __init__(
+        self, model: type[ModelT], component: str, *, storage: Storage | None = None, audited: bool = True
+    ) -> None:
+        if not component or component != component.strip("/ ") or len(component) > 255:
+            raise ConfigurationError(f"{component!r} cannot be a component; use a name such as 'users'")
+        self.model = model
+        self.component = component
+        self.audited = audited
+        self.record = record_type(model)
+        self._storage = storage
+        self._listeners: dict[str, list[Callable[..., None]]] = {}
+        self.commit_listeners: list[Callable[[list[Change]], None]] = []
+
+    def __repr__(self) -> str:
+        return f"ModelAccessor({self.model.__name__}, {self.component!r})"
+
+    @property
+    def storage(self) -> Storage:
+        """The database this accessor works on."""
+        storage = self._storage or default_storage()
+        storage.register(self)
+        return storage
+
+    @property
+    def has_soft_delete(self) -> bool:
+        """Whether records are marked deleted rather than removed."""
+        return self.record.has_soft_delete
+
+    def bound_to(self, storage: Storage) -> ModelAccessor[ModelT]:
+        """This accessor on that storage, with the same hooks.
+
+        Raises:
+            ConfigurationError: It was made for another storage.
+        """
+        if self._storage is storage:
+            return self
+        if self._storage is not None:
+            raise ConfigurationError(f"{self!r} belongs to {self._storage!r} and cannot work on {storage!r}")
+        bound = ModelAccessor(self.model, self.component, storage=storage, audited=self.audited)
+        bound._listeners = self._listeners
+        bound.commit_listeners = self.commit_listeners
+        return bound
+
+    # Hooks
+
+    def before_insert(self) -> Callable[[HookT], HookT]:
+        """Decorate a function to run before each insert, as `(session, instance)` or with named hook arguments."""
+        return self._decorator("before_insert")
+
+    def after_insert(self) -> Callable[[HookT], HookT]:
+        """Decorate a function to run after each insert, in its transaction."""
+        return self._decorator("after_insert")
+
+    def before_update(self) -> Callable[[HookT], HookT]:
+        """Decorate a function to run before each update; may name `before`, the stored values."""
+        return self._decorator("before_update")
+
+    def after_update(self) -> Callable[[HookT], HookT]:
+        """Decorate a function to run after each update, in its transaction."""
+        return self._decorator("after_update")
+
+    def before_delete(self) -> Callable[[HookT], HookT]:
+        """Decorate a function to run before each delete and soft delete."""
+        return self._decorator("before_delete")
+
+    def after_delete(self) -> Callable[[HookT], HookT]:
+        """Decorate a function to run after each delete and soft delete, in its transaction."""
+        return self._decorator("after_delete")
+
+    def before_restore(self) -> Callable[[HookT], HookT]:
+        """Decorate a function to run before a soft-deleted record is restored."""
+        return self._decorator("before_restore")
+
+    def after_restore(self) -> Callable[[HookT], HookT]:
+        """Decorate a function to run after a soft-deleted record was restored, in its transaction."""
+        return self._decorator("after_restore")
+
+    def after_commit(self) -> Callable[[CommitListenerT], CommitListenerT]:
+        """Decorate a function to run after each committed transaction that changed this component.
+
+        It gets the list of changes, outside the transaction: the data is saved, and raising is only logged.
+        """
+
+        def register(listener: CommitListenerT) -> CommitListenerT:
+            self.commit_listeners.append(listener)
+            return listener
+
+        return register
+
+    def _decorator(self, event: Event) -> Callable[[HookT], HookT]:
+        def register(function: HookT) -> HookT:
+            if python_inspect.iscoroutinefunction(function):
+                raise ConfigurationError(f"{self!r}: {function.__qualname__} is async; hooks are plain functions")
+            # pluggy binds arguments by name; functions in the original's style take (session, instance) by position.
+            names = set(python_inspect.signature(function).parameters)
+            adapted: Callable[..., None] = function
+            if not names <= _HOOK_ARGUMENTS:
+
+                def adapted(session: Session, instance: Any) -> None:
+                    function(session, instance)
+
+            self._listeners.setdefault(event, []).append(adapted)
+            return function
+
+        return register
+
+    def _emit(self, event: Event, session: Session, instance: ModelT, **extra: Any) -> None:
+        caller = getattr(self.storage.plugin_registry.hook, f"vstorage_{event}")
+        listeners = self._listeners.get(event, ())
+        if listeners or caller.get_hookimpls():
+            actor = current_provenance().actor
+            arguments = {"accessor": self, "session": session, "instance": instance, "actor": actor, **extra}
+            # Of several extra methods pluggy calls the last one first.
+            caller.call_extra(listeners[::-1], arguments)
+
+    # Reads
+
+    def get(self, id: Any, *, include_deleted: bool = False) -> ModelT | None:
+        """The record with that key, or None; a soft-deleted one only with `include_deleted`.
+
+        Raises:
+            InvalidInput: `id` cannot be a key of this model.
+        """
+        key = self.record.identity(id)
+        with self.storage.use_session() as session:
+            instance = session.get(self.model, key)
+        if instance is None or (self._is_deleted(instance) and not include_deleted):
+            return None
+        return instance
+
+    def all(
+        self,
+        *,
+        include_deleted: bool = False,
+        limit: int | None = None,
+        offset: int = 0,
+        order_by: OrderBy = None,
+    ) -> list[ModelT]:
+        """All records, ordered by key unless told otherwise."""
+        return self.find(include_deleted=include_deleted, limit=limit, offset=offset, order_by=order_by)
+
+    def find(
+        self,
+        *conditions: ColumnElement[bool] | bool,
+        include_deleted: bool = False,
+        limit: int | None = None,
+        offset: int = 0,
+        order_by: OrderBy = None,
+    ) -> list[ModelT]:
+        """The records for which all conditions hold, e.g. `find(User.age >= 18, order_by="-age,name")`.
+
+        Args:
+            *conditions: SQLAlchemy expressions.
+            include_deleted: Whether soft-deleted records count.
+            limit: At most so many.
+            offset: Skip so many first.
+            order_by: Field names, `-` for descending, separated by commas; or expressions. Ties are broken by key.
+
+        Raises:
+            InvalidInput: `order_by` names an unknown field, or `limit` or `offset` is negative.
+        """
+        if (limit is not None and limit < 0) or offset < 0:
+            raise InvalidInput("limit and offset must not be negative")
+        statement = select(self.model).where(*self._conditions(conditions, include_deleted))
+        statement = statement.order_by(*self._ordering(order_by)).offset(offset or None).limit(limit)
+        with self.storage.use_session() as session:
+            return list(session.exec(statement).all())
+
+    def iterate(
+        self,
+        *conditions: ColumnElement[bool] | bool,
+        include_deleted: bool = False,
+        chunk_size: int = 1000,
+    ) -> Iterator[ModelT]:
+        """The records one by one in the order of their keys, never more than `chunk_size` in memory.
+
+        Holds no transaction between chunks, so the loop may write, and sees what others commit meanwhile.
+        """
+        key = getattr(self.model, self.record.key)
+        statement = select(self.model).where(*self._conditions(conditions, include_deleted)).order_by(key)
+        statement = statement.limit(chunk_size)
+        chunk_statement = statement
+        while True:
+            with self.storage.use_session() as session:
+                chunk = session.exec(chunk_statement).all()
+                last = getattr(chunk[-1], self.record.key) if chunk else None
+            yield from chunk
+            if len(chunk) < chunk_size:
+                return
+            chunk_statement = statement.where(key > last)
+
+    def count(self, *conditions: ColumnElement[bool] | bool, include_deleted: bool = False) -> int:
+        """How many records there are for which all conditions hold."""
+        statement = select(func.count()).select_from(self.model).where(*self._conditions(conditions, include_deleted))
+        with self.storage.use_session() as session:
+            return int(session.exec(statement).one())
+
+    def exists(self, id: Any, *, include_deleted: bool = False) -> bool:
+        """Whether there is a record with that key."""
+        key = getattr(self.model, self.record.key)
+        return self.count(key == self.record.identity(id), include_deleted=include_deleted) > 0
+
+    def _conditions(
+        self, conditions: Sequence[ColumnElement[bool] | bool], include_deleted: bool
+    ) -> list[ColumnElement[bool] | bool]:
+        if self.has_soft_delete and not include_deleted:
+            return [*conditions, getattr(self.model, SOFT_DELETE_FIELD).is_(None)]
+        return list(conditions)
+
+    def _ordering(self, order_by: OrderBy) -> list[Any]:
+        parts = [order_by] if isinstance(order_by, str | ColumnElement) else order_by or ()
+        ordering: list[Any] = []
+        for part in parts:
+            if not isinstance(part, str):
+                ordering.append(part)
+                continue
+            for name in filter(None, (name.strip() for name in part.split(","))):
+                field = name.removeprefix("-")
+                if field not in self.record.columns:
+                    known = ", ".join(self.record.columns)
+                    raise InvalidInput(f"{self.component}: cannot order by {field!r}; the fields are {known}")
+                column = getattr(self.model, field)
+                ordering.append(column.desc() if name.startswith("-") else column)
+        return [*ordering, getattr(self.model, self.record.key)]
+
+    def _is_deleted(self, instance: ModelT) -> bool:
+        return self.has_soft_delete and getattr(instance, SOFT_DELETE_FIELD) is not None
+
+    # Writes
+
+    def insert(self, instance: ModelT, *, actor: str | None = None) -> ModelT:
+        """Store a new record; returns it with its key and what the database filled in.
+
+        Args:
+            instance: Not stored yet.
+            actor: Who does it; default: whom `acting_as` names, else "internal".
+
+        Raises:
+            InvalidRecord: The model does not allow its values.
+            ConstraintViolation: The database refuses it, e.g. because a unique value is taken.
+            InvalidInput: It is stored already (use `save`), or the actor cannot be one.
+            StorageUnavailable: The database is locked, full or unreachable.
+        """
+        return self.insert_many([instance], actor=actor)[0]
+
+    def insert_many(self, instances: Sequence[ModelT], *, actor: str | None = None) -> list[ModelT]:
+        """Store new records, all or none; see `insert`."""
+        new = list(instances)
+        without_key = [instance for instance in new if self._key_of(instance) is None]
+        try:
+            with self._write(actor) as session:
+                for instance in new:
+                    self._require_new(session, instance)
+                    self._emit("before_insert", session, instance)
+                session.add_all(new)
+                session.flush()
+                for instance in new:
+                    self._emit("after_insert", session, instance)
+        except BaseException:
+            # Nothing was stored: the next try must not insist on the keys of this one.
+            for instance in without_key:
+                if inspect(instance).transient:
+                    setattr(instance, self.record.key, None)
+            raise
+        return new
+
+    def save(self, instance: ModelT, *, actor: str | None = None) -> ModelT:
+        """Store the record as it is: insert it if its key is new, else update what differs from the stored row.
+
+        Nothing is written where nothing differs. Returns the stored instance, which may be another object when the
+        session knows the record already.
+
+        Raises:
+            RecordDeleted: The stored record is soft-deleted; `restore` it first.
+            InvalidRecord: The model does not allow its values.
+            ConstraintViolation: The database refuses it.
+            StorageUnavailable: The database is locked, full or unreachable.
+        """
+        key = self._key_of(instance)
+        with self._write(actor, flush_first=False) as session:
+            with session.no_autoflush:
+                stored = None if key is None else self._stored(session, key)
+                if stored is None:
+                    if inspect(instance).key is not None:
+                        session.expunge(instance) if instance in session else None
+                        make_transient(instance)
+                    return self.insert(instance)
+                if self.has_soft_delete and stored[SOFT_DELETE_FIELD] is not None:
+                    raise RecordDeleted(f"{self.component} {key} is deleted; restore it before you change it")
+                instance = self._attach(session, instance, stored)
+            self._emit("before_update", session, instance, before=stored)
+            session.flush()
+            self._emit("after_update", session, instance, before=stored)
+        return instance
+
+    def update(self, id: Any, *, actor: str | None = None, **fields: Any) -> ModelT | None:
+        """Change only the given fields of a record; None if there is none or it is soft-deleted.
+
+        Raises:
+            InvalidInput: A field is unknown, or is the key or `deleted_at`.
+            InvalidRecord: The model does not allow a value.
+            ConstraintViolation: The database refuses it.
+            StorageUnavailable: The database is locked, full or unreachable.
+        """
+        unknown = sorted(set(fields) - set(self.record.columns))
+        if unknown:
+            raise InvalidInput(
+                f"{self.component}: no field {', '.join(unknown)}; the fields are {', '.join(self.record.columns)}"
+            )
+        for name, way in (
+            (self.record.key, "a key never changes"),
+            (SOFT_DELETE_FIELD, "use delete or restore"),
+        ):
+            if name in fields:
+                raise InvalidInput(f"{self.component}: {name} cannot be updated; {way}")
+        with self._write(actor) as session:
+            instance = self._load(session, id)
+            if instance is None or self._is_deleted(instance):
+                return None
+            before = {name: getattr(instance, name) for name in self.record.columns}
+            for name, value in fields.items():
+                setattr(instance, name, value)
+            self._emit("before_update", session, instance, before=before)
+            session.flush()
+            self._emit("after_update", session, instance, before=before)
+        return instance
+
+    def delete(self, id: Any, *, actor: str | None = None) -> bool:
+        """Delete the record, or mark it deleted; False if there is none or it is deleted already.
+
+        Raises:
+            ConstraintViolation: Another record refers to it.
+            StorageUnavailable: The database is locked, full or unreachable.
+        """
+        return self.delete_many([id], actor=actor) == 1
+
+    def delete_many(self, ids: Sequence[Any], *, actor: str | None = None) -> int:
+        """Delete these records, all or none; returns how many there were. See `delete`."""
+        keys = list(dict.fromkeys(self.record.identity(id) for id in ids))
+        with self._write(actor) as session:
+            found = {self._key_of(instance): instance for instance in self._load_many(session, keys)}
+            live = [found[key] for key in keys if key in found and not self._is_deleted(found[key])]
+            for instance in live:
+                self._emit("before_delete", session, instance)
+            now = datetime.now(timezone.utc)
+            for instance in live:
+                if self.has_soft_delete:
+                    setattr(instance, SOFT_DELETE_FIELD, now)
+                else:
+                    session.delete(instance)
+            session.flush()
+            for instance in live:
+                self._emit("after_delete", session, instance)
+        return len(live)
+
+    def restore(self, id: Any, *, actor: str | None = None) -> bool:
+        """Make a soft-deleted record live again; False if there is none or the model has no soft delete.
+
+        Raises:
+            ConstraintViolation: A unique value was taken meanwhile.
+            StorageUnavailable: The database is locked, full or unreachable.
+        """
+        if not self.has_soft_delete:
+            return False
+        with self._write(actor) as session:
+            instance = self._load(session, id)
+            if instance is None:
+                return False
+            if self._is_deleted(instance):
+                self._emit("before_restore", session, instance)
+                setattr(instance, SOFT_DELETE_FIELD, None)
+                session.flush()
+                self._emit("after_restore", session, instance)
+        return True
+
+    @contextmanager
+    def _write(self, actor: str | None, *, flush_first: bool = True) -> Iterator[Session]:
+        """One operation: in a transaction, as `actor`, under this accessor's component."""
+        storage = self.storage
+        with storage.transaction() as session:
+            if flush_first:
+                # What was pending before is blamed on whom it was done by.
+                session.flush()
+            scope = storage.current_scope()
+            assert scope is not None  # noqa: S101 (transaction() has just opened it)
+            outer, scope.accessor = scope.accessor, self
+            try:
+                with acting_as(actor):
+                    yield session
+            finally:
+                scope.accessor = outer
+
+    def _key_of(self, instance: ModelT) -> Any:
+        key = inspect(instance).dict.get(self.record.key)
+        return key if key is None else self.record.identity(key)
+
+    def _load(self, session: Session, id: Any) -> ModelT | None:
+        """The record as it is stored now, locked; whatever the session remembers of it is refreshed."""
+        return next(iter(self._load_many(session, [self.record.identity(id)])), None)
+
+    def _load_many(self, session: Session, keys: Sequence[Any]) -> Iterator[ModelT]:
+        key = getattr(self.model, self.record.key)
+        statement = select(self.model).with_for_update().execution_options(populate_existing=True)
+        for start in range(0, len(keys), 500):
+            yield from session.exec(statement.where(key.in_(keys[start : start + 500])))
+
+    def _stored(self, session: Session, key: Any) -> Values | None:
+        return next((values for _, values in stored_values(session.connection(), self.record, [key])), None)
+
+    def _require_new(self, session: Session, instance: ModelT) -> None:
+        if not isinstance(instance, self.model):
+            raise InvalidInput(f"{self.component} stores {self.model.__name__}, not {type(instance).__name__}")
+        if inspect(instance).key is not None:
+            raise InvalidInput(f"{self.component} {self._key_of(instance)} is stored already; use save()")
+
+    def _attach(self, session: Session, instance: ModelT, stored: Values) -> ModelT:
+        """`instance` in the session, changed against `stored` in what differs and in nothing else."""
+        state = inspect(instance)
+        if state.session is session:
+            return instance
+        identity = self.record.mapper.identity_key_from_primary_key((stored[self.record.key],))
+        if identity in session.identity_map or state.session is not None or self.record.mapper.relationships:
+            return session.merge(instance)
+        given = {name: state.dict[name] for name in self.record.columns if name in state.dict}
+        if state.transient:
+            make_transient_to_detached(instance)
+        session.add(instance)
+        for name, value in given.items():
+            set_committed_value(instance, name, stored[name])
+            if value != stored[name]:
+                setattr(instance, name, value)
+        return instance

@@ -1,0 +1,224 @@
+"""What vstorage knows about one model: its columns and key, which values it allows, how a record is written as JSON."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime, timezone
+from decimal import Decimal
+from typing import Any, TypeVar
+
+import sqlalchemy
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_json
+from sqlalchemy import JSON, Column, DateTime, Float, Integer, Numeric
+from sqlalchemy.exc import InvalidRequestError, NoInspectionAvailable
+from sqlalchemy.orm import ColumnProperty
+from sqlmodel import SQLModel
+from sqlmodel.sql.sqltypes import UTCDateTime
+
+from vstorage_core.errors import ConfigurationError, InvalidInput, InvalidRecord
+
+ModelT = TypeVar("ModelT", bound=SQLModel)
+SOFT_DELETE_FIELD = "deleted_at"
+
+Values = dict[str, Any]
+
+
+def encode_snapshot(values: Mapping[str, Any]) -> str:
+    """A record's values as compact JSON: bytes as base64, Decimal and UUID as text, enums by value."""
+    return to_json(values, bytes_mode="base64", inf_nan_mode="strings", fallback=str).decode()
+
+
+class RecordType:
+    """One mapped model.
+
+    Attributes:
+        model: The SQLModel class.
+        columns: Its columns by attribute name, in the order of the fields.
+        key: Attribute name of the primary key.
+        has_soft_delete: Whether it has a `deleted_at` field.
+
+    Raises:
+        ConfigurationError: The model is no table, or its key is not a single column.
+    """
+
+    def __init__(self, model: type[SQLModel]) -> None:
+        try:
+            mapper = sqlalchemy.inspect(model)
+        except NoInspectionAvailable:
+            raise ConfigurationError(f"{model.__name__} is not a table; declare it with table=True") from None
+        try:
+            properties = {
+                attribute.key: attribute.columns[0]
+                for attribute in mapper.column_attrs
+                if isinstance(attribute, ColumnProperty) and isinstance(attribute.columns[0], Column)
+            }
+        except InvalidRequestError as error:
+            raise ConfigurationError(f"{model.__name__} cannot be mapped: {error}") from error
+        self.model = model
+        self.mapper = mapper
+        # SQLAlchemy's own order changes with the hash seed.
+        order = {name: position for position, name in enumerate(model.model_fields)}
+        self.columns: dict[str, Column[Any]] = dict(
+            sorted(properties.items(), key=lambda item: order.get(item[0], len(order)))
+        )
+        if len(mapper.primary_key) != 1:
+            names = ", ".join(column.name for column in mapper.primary_key)
+            raise ConfigurationError(
+                f"{model.__name__} has the composite key ({names}); an accessor needs a key of a single column."
+                " Add an id and a unique constraint over these columns"
+            )
+        self.key_column = mapper.primary_key[0]
+        self.key: str = mapper.get_property_by_column(self.key_column).key
+        self.has_soft_delete = SOFT_DELETE_FIELD in self.columns
+        self._canonical = {
+            name: canonical
+            for name, column in self.columns.items()
+            if (canonical := _canonical_form(column)) is not None
+        }
+        self._rules = {
+            name: rule for name, column in self.columns.items() if (rule := _storage_rule(column)) is not None
+        }
+        field = model.model_fields.get(self.key)
+        self._key_adapter: TypeAdapter[Any] | None = TypeAdapter(field.annotation) if field else None  # type: ignore[arg-type]
+
+    def identity(self, key: Any) -> Any:
+        """`key` in the type of the model's key, so that "7" finds 7.
+
+        Raises:
+            InvalidInput: It cannot be one.
+        """
+        if self._key_adapter is None or (type(key) is int and isinstance(self.key_column.type, Integer)):
+            return key
+        try:
+            return self._key_adapter.validate_python(key)
+        except ValidationError:
+            raise InvalidInput(f"{key!r} cannot be a key of {self.model.__name__}") from None
+
+    def snapshot(self, values: Mapping[str, Any]) -> str:
+        """The record's values as JSON, one spelling for equal values whether they come from Python or the database."""
+        plain = {name: values[name] for name in self.columns if name in values}
+        for name, canonical in self._canonical.items():
+            if plain.get(name) is not None:
+                plain[name] = canonical(plain[name])
+        return encode_snapshot(plain)
+
+    def validate(self, component: str, values: Values, changed: Collection[str] | None = None) -> Values:
+        """The values as the model's types, e.g. 3 for "3".
+
+        Args:
+            component: For the error message.
+            values: By attribute name; what the database fills in itself may be missing.
+            changed: Fields to complain about; the others were stored before and are left alone. None: all.
+
+        Raises:
+            InvalidRecord: A value is missing or not allowed by the model's types, constraints or validators.
+        """
+        fields = {name: value for name, value in values.items() if name in self.model.model_fields}
+        if fields.get(self.key) is None and self._fills_in(self.key):
+            fields.pop(self.key, None)
+        # A table model validates nothing in its constructor; its validator works on any instance of the class.
+        scratch = self.model.__new__(self.model)
+        try:
+            self.model.__pydantic_validator__.validate_python(fields, self_instance=scratch)
+            valid = {name: scratch.__dict__[name] for name in fields}
+        except ValidationError as error:
+            problems = [
+                problem
+                for problem in error.errors(include_url=False, include_context=False, include_input=False)
+                if not (problem["type"] == "missing" and self._fills_in(str(problem["loc"][0])))
+                and (changed is None or not problem["loc"] or problem["loc"][0] in changed)
+            ]
+            if problems:
+                raise InvalidRecord(component, problems) from None
+            valid = fields
+        for name, rule in self._rules.items():
+            if valid.get(name) is not None and (changed is None or name in changed):
+                try:
+                    rule(valid[name])
+                except ValueError as error:
+                    problem = {"type": "value_error", "loc": (name,), "msg": str(error)}
+                    raise InvalidRecord(component, [problem]) from None
+        return valid
+
+    def _fills_in(self, name: str) -> bool:
+        """Whether the database or SQLAlchemy supplies a value that is not given."""
+        column = self.columns.get(name)
+        return column is not None and (
+            column.server_default is not None
+            or column.default is not None
+            or column is column.table.autoincrement_column
+        )
+
+
+@functools.cache
+def record_type(model: type[SQLModel]) -> RecordType:
+    """What there is to know about `model`, worked out once."""
+    return RecordType(model)
+
+
+def _canonical_form(column: Column[Any]) -> Callable[[Any], Any] | None:
+    """How a value of the column is brought into the one form that it also has when it comes from the database."""
+    kind = column.type
+    if isinstance(kind, DateTime | UTCDateTime):
+        return lambda value: value.astimezone(timezone.utc) if value.tzinfo is not None else value
+    if isinstance(kind, Numeric) and not isinstance(kind, Float):
+        if kind.scale is not None:
+            exponent = Decimal(1).scaleb(-kind.scale)
+            return lambda value: Decimal(value).quantize(exponent)
+        return lambda value: format(Decimal(value).normalize(), "f")
+    return None
+
+
+def _storage_rule(column: Column[Any]) -> Callable[[Any], None] | None:
+    """What every database must be able to keep and JSON to carry, beyond the model's own types."""
+    kind = column.type
+    if isinstance(kind, UTCDateTime):
+        return _require_time_zone
+    if isinstance(kind, Float):
+        return _require_finite
+    if isinstance(kind, Integer):
+        return _require_64_bits
+    if isinstance(kind, JSON):
+        return _require_json
+    if isinstance(kind, sqlalchemy.Enum | sqlalchemy.Boolean):
+        return None
+    return _require_text
+
+
+def _require_time_zone(value: Any) -> None:
+    if isinstance(value, datetime) and value.tzinfo is None:
+        raise ValueError("the time needs a time zone; use e.g. datetime.now(timezone.utc)")
+
+
+def _require_finite(value: Any) -> None:
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        raise ValueError("the number must be finite")
+
+
+def _require_64_bits(value: Any) -> None:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("the whole number must fit in 64 bits")
+
+
+def _require_text(value: Any) -> None:
+    if isinstance(value, str):
+        if "\0" in value:
+            raise ValueError("the text must not contain NUL characters")
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise ValueError("the text contains characters that are not valid Unicode") from None
+
+
+def _require_json(value: Any) -> None:
+    try:
+        text = json.dumps(value, allow_nan=False)
+        to_json(value)
+    except (TypeError, ValueError, RecursionError, PydanticSerializationError):
+        raise ValueError("the value cannot be written as JSON") from None
+    if "\\u0000" in text:
+        raise ValueError("the value must not contain NUL characters")

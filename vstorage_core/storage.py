@@ -1,0 +1,632 @@
+"""Storage: one database, its sessions and transactions, its plugins.
+
+A scope is a session in use. Scopes stand in a context variable, so that accessors find the session of the
+transaction they are called in; one belongs to the thread and task that opened it and nobody else ever gets it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+
+import importlib_metadata
+from pydantic import BaseModel, ValidationError
+from sqlalchemy import Connection, Engine, MetaData, Table, event, inspect, select
+from sqlalchemy.orm import SessionTransaction
+from sqlalchemy.sql.dml import UpdateBase
+from sqlmodel import Session, SQLModel
+
+from vstorage_core.audit import (
+    AuditLog,
+    FlushAudit,
+    acting_as,
+    upgrade_audit_table,
+    write_entries,
+)
+from vstorage_core.contributions import (
+    Change,
+    Exporter,
+    Health,
+    HealthCheck,
+    Importer,
+    PluginInfo,
+    Progress,
+    progress_to,
+)
+from vstorage_core.engine import Backend, EngineSettings, current_owner, open_backend
+from vstorage_core.errors import ConfigurationError, InvalidInput, StorageError, TransactionError
+from vstorage_core.plugins import PluginRegistry, refuse_duplicates
+from vstorage_core.records import record_type
+
+if TYPE_CHECKING:
+    from vstorage_core.accessor import ModelAccessor
+
+logger = logging.getLogger("vstorage")
+
+DEFAULT_URL = "sqlite:///./storage.db"
+SettingsT = TypeVar("SettingsT", bound=BaseModel)
+
+
+class StorageSession(Session):
+    """A session of a storage: reads until the first write, then holds the write turn until its transaction ends."""
+
+    def __init__(self, storage: Storage, backend: Backend) -> None:
+        super().__init__(backend.write_engine, expire_on_commit=False)
+        self.storage = storage
+        self.backend = backend
+        self.writing = False
+        self.inherited = False
+
+    def begin_write(self) -> None:
+        """Wait for the turn to write and take it.
+
+        Raises:
+            StorageBusy: Other writers did not finish in time.
+        """
+        if not self.writing:
+            # Whoever opened the inherited transaction most likely waits for us; do not wait for each other for long.
+            self.backend.acquire_write(1.0 if self.inherited else None)
+            self.writing = True
+
+    def get_bind(self, mapper: Any = None, *, clause: Any = None, **kwargs: Any) -> Engine:
+        """SQLAlchemy's question which engine to use: the reading one until something is written."""
+        if self._flushing or self.backend.single_connection or isinstance(clause, UpdateBase):
+            self.begin_write()
+        return self.backend.write_engine if self.writing else self.backend.read_engine
+
+
+@event.listens_for(StorageSession, "after_transaction_end")
+def _release_write(session: StorageSession, transaction: SessionTransaction) -> None:
+    if transaction.parent is None and session.writing:
+        session.writing = False
+        session.backend.release_write()
+
+
+@dataclass(eq=False)
+class Scope:
+    """A session in use.
+
+    Attributes:
+        owner: Thread and task that opened it.
+        transactional: Whether a transaction is open that only its opener may commit.
+        changes: What has been written in that transaction, for the commit listeners.
+        accessor: The accessor whose operation is running.
+    """
+
+    storage: Storage
+    session: Session
+    owner: tuple[int, object]
+    transactional: bool = False
+    changes: list[Change] = field(default_factory=list)
+    accessor: ModelAccessor[Any] | None = None
+
+
+_scopes: ContextVar[tuple[Scope, ...]] = ContextVar("vstorage_scopes", default=())
+
+
+class Storage:
+    """One database with its plugins. A context manager; opens lazily and opens again after `close`.
+
+    Args:
+        url: Database URL; default `VSTORAGE_DATABASE_URL` or `sqlite:///./storage.db`.
+        plugins: Plugin objects, beside those that are installed.
+        config: Settings by section, e.g. `{"engine": {"durability": "normal"}}`; a variable such as
+            `VSTORAGE_ENGINE__DURABILITY` wins over it.
+        entry_points: The installed plugins to choose from; default: those found on this machine.
+
+    Raises:
+        ConfigurationError: The URL or a setting cannot work.
+        PluginError: A plugin cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        plugins: Iterable[object] = (),
+        config: Mapping[str, Mapping[str, Any]] | None = None,
+        entry_points: Iterable[importlib_metadata.EntryPoint] | None = None,
+    ) -> None:
+        self._config = dict(config or {})
+        self._engine_settings = self.settings("engine", EngineSettings)
+        self._url = url or os.environ.get("VSTORAGE_DATABASE_URL") or DEFAULT_URL
+        self._backend = open_backend(self._url, self._engine_settings)
+        self._opened_in: int | None = None
+        self._open_mutex = threading.Lock()
+        self._started = False
+        self._accessors: dict[type[SQLModel], ModelAccessor[Any]] = {}
+        self.plugin_registry = PluginRegistry(plugins, entry_points=entry_points)
+        self._contributed: dict[str, Any] = {}
+
+    def __enter__(self) -> Storage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Storage({self.url!r})"
+
+    # Opening and closing
+
+    @property
+    def url(self) -> str:
+        """The database URL, its password hidden."""
+        return self._backend.url.render_as_string(hide_password=True)
+
+    @property
+    def engine(self) -> Engine:
+        """SQLAlchemy's engine for your own work; on SQLite each of its transactions holds the write lock."""
+        return self._open().write_engine
+
+    def _open(self) -> Backend:
+        pid = os.getpid()
+        if self._opened_in != pid:
+            with self._open_mutex:
+                if self._opened_in is not None and self._opened_in != pid:
+                    # After a fork the connections still belong to the parent: forget them, do not close them.
+                    for engine in {self._backend.write_engine, self._backend.read_engine}:
+                        engine.dispose(close=False)
+                    self._backend = open_backend(self._url, self._engine_settings)
+                if self._opened_in != pid:
+                    upgrade_audit_table(self._backend.write_engine)
+                    self._opened_in = pid
+        return self._backend
+
+    def start(self) -> None:
+        """Let the plugins start; a second call does nothing."""
+        if not self._started:
+            self._started = True
+            self.plugin_registry.hook.vstorage_startup(storage=self)
+
+    def close(self) -> None:
+        """Let the plugins shut down and close the connections; the next use opens them again.
+
+        Raises:
+            TransactionError: A session of this storage is open in this very task.
+        """
+        if self.current_scope() is not None:
+            raise TransactionError(f"{self!r} cannot close while a session or transaction of it is open")
+        if self._started:
+            self._started = False
+            self._call_each("vstorage_shutdown", storage=self)
+        if self._opened_in is not None:
+            self._backend.close()
+            self._opened_in = None
+
+    def settings(self, section: str, model: type[SettingsT]) -> SettingsT:
+        """A section of the configuration, checked; environment variables `VSTORAGE_<SECTION>__<NAME>` win.
+
+        Raises:
+            ConfigurationError: A setting is unknown or not allowed.
+        """
+        prefix = f"VSTORAGE_{section.upper()}__"
+        environment = {
+            name[len(prefix) :].lower(): value for name, value in os.environ.items() if name.startswith(prefix)
+        }
+        try:
+            return model.model_validate({**self._config.get(section, {}), **environment})
+        except ValidationError as error:
+            raise ConfigurationError(
+                f"configuration {section!r}: {_sentence(error)}; it knows {', '.join(model.model_fields)}"
+            ) from None
+
+    # Tables and accessors
+
+    @property
+    def accessors(self) -> list[ModelAccessor[Any]]:
+        """The accessors that this storage has met, one per model."""
+        return list(self._accessors.values())
+
+    def register(self, accessor: ModelAccessor[Any]) -> None:
+        """Make the accessor's component known for audit and commit listeners; the first one of a model counts."""
+        self._accessors.setdefault(accessor.model, accessor)
+
+    def create_tables(self) -> None:
+        """Create the tables that do not exist; never alters one that does."""
+        for metadata in self._metadata():
+            for table in metadata.tables.values():
+                # Without it SQLite gives the key of a deleted last row to the next one: two things, one history.
+                if table.autoincrement_column is not None and len(table.primary_key) == 1:
+                    table.dialect_options["sqlite"]["autoincrement"] = True
+            metadata.create_all(self.engine)
+
+    def tables(self) -> list[Table]:
+        """The tables of the models, as far as the database has them; referenced tables come first."""
+        existing = set(inspect(self.engine).get_table_names())
+        return [table for metadata in self._metadata() for table in metadata.sorted_tables if table.name in existing]
+
+    def _metadata(self) -> list[MetaData]:
+        models: list[type[SQLModel]] = [SQLModel, *self._accessors]
+        return list({id(model.metadata): model.metadata for model in models}.values())
+
+    def component_of(self, model: type[SQLModel]) -> str | None:
+        """The component under which changes of the model are audited, or None when they are not.
+
+        Models that no accessor is known for are audited under their table's name.
+        """
+        scope = self.current_scope()
+        if scope is not None and scope.accessor is not None and scope.accessor.model is model:
+            accessor: ModelAccessor[Any] | None = scope.accessor
+        else:
+            accessor = next((self._accessors[kind] for kind in model.__mro__ if kind in self._accessors), None)
+        if accessor is not None:
+            return accessor.component if accessor.audited else None
+        return None if model is AuditLog else record_type(model).mapper.local_table.name
+
+    # Sessions and transactions
+
+    def current_scope(self) -> Scope | None:
+        """The innermost scope of this storage that this thread and task opened."""
+        scopes = _scopes.get()
+        if scopes:
+            me = current_owner()
+            for scope in reversed(scopes):
+                if scope.storage is self and scope.owner == me:
+                    return scope
+        return None
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """All or nothing: commits at the end of the block, rolls everything back when it raises.
+
+        Inside another transaction it joins with a savepoint: an exception undoes this block alone.
+
+        Raises:
+            StorageBusy: Other writers held the database for too long.
+            TransactionError: It would wait for a transaction of its own thread.
+        """
+        scope = self.current_scope()
+        if scope is None:
+            with self._new_scope() as scope, self._outermost(scope):
+                yield scope.session
+        elif scope.transactional:
+            with self._savepoint(scope):
+                yield scope.session
+        else:
+            with self._outermost(scope):
+                yield scope.session
+        if not scope.transactional and scope.changes:
+            changes, scope.changes = scope.changes, []
+            self._tell_committed(changes)
+
+    @contextmanager
+    def use_session(self, session: Session | None = None) -> Iterator[Session]:
+        """A session for the block; what is written in it is committed at the end, or with each accessor call.
+
+        Args:
+            session: Use this one instead: accessors join its transaction, and committing stays with its owner.
+        """
+        scope = self.current_scope()
+        if session is not None and (scope is None or scope.session is not session):
+            if not isinstance(session, StorageSession):
+                _watch_flushes(session, self)
+            with self._pushed(Scope(self, session, current_owner(), transactional=True)) as scope:
+                yield session
+        elif scope is not None:
+            yield scope.session
+        else:
+            with self._new_scope() as scope:
+                yield scope.session
+                scope.session.commit()
+            if scope.changes:
+                self._tell_committed(scope.changes)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A connection on which all reads see one moment of the database; for exports."""
+        backend = self._open()
+        if backend.single_connection:
+            with self.use_session() as session:
+                yield session.connection()
+            return
+        with backend.read_engine.connect() as connection:
+            yield backend.begin_snapshot(connection)
+
+    def lock(self, name: str) -> None:
+        """Inside a transaction: wait until no other transaction holds the same `name`, and hold it until the end."""
+        scope = self.current_scope()
+        if scope is None or not scope.transactional:
+            raise TransactionError("a lock belongs to a transaction; call it inside `with storage.transaction():`")
+        self._backend.lock(scope.session.connection(), name)
+
+    @contextmanager
+    def _new_scope(self) -> Iterator[Scope]:
+        me = current_owner()
+        with StorageSession(self, self._open()) as session:
+            session.inherited = any(
+                scope.storage is self and scope.transactional and scope.owner != me for scope in _scopes.get()
+            )
+            with self._pushed(Scope(self, session, me)) as scope:
+                yield scope
+
+    @contextmanager
+    def _pushed(self, scope: Scope) -> Iterator[Scope]:
+        _scopes.set((*_scopes.get(), scope))
+        try:
+            yield scope
+        finally:
+            # No token: a generator may be closed in another context than it was started in.
+            _scopes.set(tuple(other for other in _scopes.get() if other is not scope))
+
+    @contextmanager
+    def _outermost(self, scope: Scope) -> Iterator[None]:
+        session = scope.session
+        # Ends the reading transaction of `use_session`, whose snapshot may be older than the lock.
+        session.commit()
+        if isinstance(session, StorageSession):
+            session.begin_write()
+        scope.transactional = True
+        try:
+            session.connection()
+            yield
+            session.commit()
+        except BaseException:
+            scope.changes.clear()
+            session.rollback()
+            raise
+        finally:
+            scope.transactional = False
+
+    @contextmanager
+    def _savepoint(self, scope: Scope) -> Iterator[None]:
+        written = len(scope.changes)
+        savepoint = scope.session.begin_nested()
+        try:
+            yield
+            savepoint.commit()
+        except BaseException:
+            del scope.changes[written:]
+            if savepoint.is_active or scope.session.in_nested_transaction():
+                savepoint.rollback()
+            raise
+
+    def _tell_committed(self, changes: list[Change]) -> None:
+        for accessor in self.accessors:
+            own = [change for change in changes if change.component == accessor.component]
+            for listener in accessor.commit_listeners if own else ():
+                with _logged(f"after_commit listener {getattr(listener, '__qualname__', listener)}"):
+                    listener(own)
+        self._call_each("vstorage_after_commit", storage=self, changes=changes)
+
+    def replaced(self) -> None:
+        """Tell the plugins that the whole database was replaced; importers that do so call it."""
+        self._call_each("vstorage_after_replace", storage=self)
+
+    def _call_each(self, hook_name: str, **arguments: Any) -> None:
+        for plugin, call in self.plugin_registry.separately(hook_name):
+            with _logged(f"{hook_name} of {plugin}"):
+                call(**arguments)
+
+    # What plugins provide
+
+    def _contributions(self, what: str, key: Callable[[Any], str], kind: type[Any]) -> dict[str, Any]:
+        if what not in self._contributed:
+            items = self.plugin_registry.collect(f"vstorage_register_{what}s", kind, storage=self)
+            self._contributed[what] = refuse_duplicates(what.replace("_", " "), items, key)
+            if kind is Exporter:
+                refuse_duplicates("export file", items, lambda exporter: exporter.filename)
+            if kind is Importer:
+                refuse_duplicates("import path", items, lambda importer: importer.path)
+        found: dict[str, Any] = self._contributed[what]
+        return found
+
+    @property
+    def exporters(self) -> Mapping[str, Exporter]:
+        """What plugins can export, by name."""
+        return self._contributions("exporter", lambda exporter: exporter.name, Exporter)
+
+    @property
+    def importers(self) -> Mapping[str, Importer]:
+        """What plugins can import, by name."""
+        return self._contributions("importer", lambda importer: importer.name, Importer)
+
+    def plugins(self) -> list[PluginInfo]:
+        """The loaded plugins, in the order in which their hooks run."""
+        exporters = self.plugin_registry.collect("vstorage_register_exporters", Exporter, storage=self)
+        importers = self.plugin_registry.collect("vstorage_register_importers", Importer, storage=self)
+        return [
+            PluginInfo(
+                name=loaded.name,
+                distribution=loaded.distribution,
+                version=loaded.version,
+                hooks=loaded.hooks,
+                exporters=tuple(exporter.name for plugin, exporter in exporters if plugin is loaded),
+                importers=tuple(importer.name for plugin, importer in importers if plugin is loaded),
+            )
+            for loaded in self.plugin_registry.loaded
+        ]
+
+    def export(
+        self,
+        name: str,
+        target: str | Path | BinaryIO,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        **options: Any,
+    ) -> None:
+        """Write the database to a file or stream with the exporter of that name.
+
+        A file appears under its name only when it is complete.
+
+        Raises:
+            InvalidInput: There is no such exporter, or an option is unknown or not allowed.
+        """
+        exporter = _named(self.exporters, name, "exporter")
+        checked = _check_options(exporter.options, name, options)
+        with progress_to(progress):
+            if not isinstance(target, str | Path):
+                exporter.write(self, target, checked)
+                return
+            path = Path(target)
+            part = path.with_name(f".{path.name}.{os.getpid()}.part")
+            try:
+                with part.open("wb") as stream:
+                    exporter.write(self, stream, checked)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+
+    def import_(
+        self,
+        name: str,
+        source: str | Path | BinaryIO,
+        *,
+        actor: str | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        **options: Any,
+    ) -> BaseModel:
+        """Read a file or a seekable stream with the importer of that name; returns its report.
+
+        Raises:
+            InvalidInput: There is no such importer, or an option is unknown or not allowed.
+            ImportRefused: The file cannot be imported; nothing was changed.
+        """
+        importer = _named(self.importers, name, "importer")
+        checked = _check_options(importer.options, name, options)
+        with ExitStack() as stack:
+            stream = stack.enter_context(Path(source).open("rb")) if isinstance(source, str | Path) else source
+            stack.enter_context(progress_to(progress))
+            stack.enter_context(acting_as(actor))
+            report: BaseModel = importer.read(self, stream, checked)
+        return report
+
+    def health(self) -> Health:
+        """Ask the database and every plugin's check; what raises is unhealthy, with its sentence."""
+        own = HealthCheck(name="database", check=_check_database)
+        checks = {own.name: own, **self._contributions("health_check", lambda check: check.name, HealthCheck)}
+        answers: dict[str, Mapping[str, Any]] = {}
+        for name, check in checks.items():
+            try:
+                answers[name] = {**check.check(self), "ok": True}
+            except StorageError as error:
+                answers[name] = {"ok": False, "error": str(error)}
+            # A check of a third party may fail in any way; its text may hold secrets, so only the log gets it.
+            except Exception as error:
+                logger.exception("health check %r failed", name)
+                answers[name] = {"ok": False, "error": f"failed with {type(error).__name__}; see the log"}
+        return Health(ok=all(answer["ok"] for answer in answers.values()), checks=answers)
+
+
+def _check_database(storage: Storage) -> Mapping[str, Any]:
+    with storage.snapshot() as connection:
+        connection.execute(select(1))
+    return {}
+
+
+def _watch_flushes(session: Any, storage: Storage | None = None) -> None:
+    """Validate and audit what sessions of this class, or this one session, write."""
+    if isinstance(session, Session):
+        if event.contains(session, "before_flush", _before_flush):
+            return
+        session.info["vstorage"] = storage
+    event.listen(session, "before_flush", _before_flush)
+    event.listen(session, "after_flush", _after_flush)
+
+
+def _storage_of(session: Session) -> Storage:
+    storage: Storage = session.storage if isinstance(session, StorageSession) else session.info["vstorage"]
+    return storage
+
+
+def _before_flush(session: Session, _context: object, _instances: object) -> None:
+    storage = _storage_of(session)
+    for instance in [*session.new, *session.dirty]:
+        if isinstance(instance, SQLModel) and not isinstance(instance, AuditLog):
+            _validate(storage, instance)
+    session.info["vstorage_flush"] = FlushAudit(session, storage.component_of)
+
+
+def _after_flush(session: Session, _context: object) -> None:
+    storage = _storage_of(session)
+    changes = write_entries(session.connection(), session.info.pop("vstorage_flush").entries(session))
+    scope = storage.current_scope()
+    if scope is not None and scope.session is session:
+        scope.changes.extend(changes)
+
+
+def _validate(storage: Storage, instance: SQLModel) -> None:
+    state = inspect(instance)
+    record = record_type(type(instance))
+    component = storage.component_of(type(instance)) or record.mapper.local_table.name
+    values = {name: state.dict[name] for name in record.columns if name in state.dict}
+    changed = None
+    if state.persistent:
+        changed = {name for name in values if state.attrs[name].history.has_changes()}
+    for name, value in record.validate(component, values, changed).items():
+        if (changed is None or name in changed) and value is not values[name]:
+            setattr(instance, name, value)
+
+
+_watch_flushes(StorageSession)
+
+
+@contextmanager
+def _logged(what: str) -> Iterator[None]:
+    """The data is saved: what a listener raises is logged and reaches nobody."""
+    try:
+        yield
+    except Exception:
+        logger.exception("%s failed", what)
+
+
+def _named(provided: Mapping[str, Any], name: str, what: str) -> Any:
+    try:
+        return provided[name]
+    except KeyError:
+        known = ", ".join(sorted(provided)) or "none; install a plugin that brings one"
+        raise InvalidInput(f"there is no {what} {name!r}; this storage has: {known}") from None
+
+
+def _check_options(model: type[BaseModel], name: str, options: Mapping[str, Any]) -> BaseModel:
+    unknown = sorted(set(options) - set(model.model_fields))
+    if unknown:
+        known = ", ".join(model.model_fields) or "none"
+        raise InvalidInput(f"{name}: unknown option {', '.join(unknown)}; it knows: {known}")
+    try:
+        return model.model_validate(options)
+    except ValidationError as error:
+        raise InvalidInput(f"{name}: {_sentence(error)}") from None
+
+
+def _sentence(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+        for problem in error.errors(include_url=False, include_context=False, include_input=False)
+    )
+
+
+# The one piece of mutable module state: accessors that were made without a storage need to find one.
+_default: list[Storage] = []
+
+
+def default_storage() -> Storage:
+    """The storage that accessors use when they were given none; made on first use."""
+    if not _default:
+        _default.append(Storage())
+    return _default[0]
+
+
+def set_default_storage(storage: Storage) -> None:
+    """Make `storage` the default from now on; the one before stays open for whoever holds it."""
+    _default[:] = [storage]
+
+
+@contextmanager
+def use_default_storage(storage: Storage) -> Iterator[Storage]:
+    """Make `storage` the default inside the block, e.g. in a test, and put the one before back."""
+    before = list(_default)
+    set_default_storage(storage)
+    try:
+        yield storage
+    finally:
+        _default[:] = before
