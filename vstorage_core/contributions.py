@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     from vstorage_core.storage import Storage
 
-Operation = Literal["create", "update", "delete", "soft_delete", "restore"]
+# "replace" is the whole database being replaced, e.g. by a backup; the others are about one record.
+Operation = Literal["create", "update", "delete", "soft_delete", "restore", "replace"]
 
 
 class NoOptions(BaseModel):

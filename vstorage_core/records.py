@@ -117,7 +117,7 @@ class RecordType:
             InvalidRecord: A value is missing or not allowed by the model's types, constraints or validators.
         """
         fields = {name: value for name, value in values.items() if name in self.model.model_fields}
-        if fields.get(self.key) is None and self._fills_in(self.key):
+        if fields.get(self.key) is None and self.fills_in(self.key):
             fields.pop(self.key, None)
         # A table model validates nothing in its constructor; its validator works on any instance of the class.
         scratch = self.model.__new__(self.model)
@@ -128,7 +128,7 @@ class RecordType:
             problems = [
                 problem
                 for problem in error.errors(include_url=False, include_context=False, include_input=False)
-                if not (problem["type"] == "missing" and self._fills_in(str(problem["loc"][0])))
+                if not (problem["type"] == "missing" and self.fills_in(str(problem["loc"][0])))
                 and (changed is None or not problem["loc"] or problem["loc"][0] in changed)
             ]
             if problems:
@@ -143,7 +143,7 @@ class RecordType:
                     raise InvalidRecord(component, [problem]) from None
         return valid
 
-    def _fills_in(self, name: str) -> bool:
+    def fills_in(self, name: str) -> bool:
         """Whether the database or SQLAlchemy supplies a value that is not given."""
         column = self.columns.get(name)
         return column is not None and (

@@ -121,6 +121,9 @@ class Storage:
             `VSTORAGE_ENGINE__DURABILITY` wins over it.
         entry_points: The installed plugins to choose from; default: those found on this machine.
 
+    Attributes:
+        extensions: What plugins keep for as long as this storage lives, by plugin name.
+
     Raises:
         ConfigurationError: The URL or a setting cannot work.
         PluginError: A plugin cannot be loaded.
@@ -144,6 +147,7 @@ class Storage:
         self._accessors: dict[type[SQLModel], ModelAccessor[Any]] = {}
         self.plugin_registry = PluginRegistry(plugins, entry_points=entry_points)
         self._contributed: dict[str, Any] = {}
+        self.extensions: dict[str, Any] = {}
 
     def __enter__(self) -> Storage:
         return self
@@ -201,8 +205,8 @@ class Storage:
             self._backend.close()
             self._opened_in = None
 
-    def settings(self, section: str, model: type[SettingsT]) -> SettingsT:
-        """A section of the configuration, checked; environment variables `VSTORAGE_<SECTION>__<NAME>` win.
+    def settings(self, section: str, model: type[SettingsT], **overrides: Any) -> SettingsT:
+        """A section of the configuration, checked; `VSTORAGE_<SECTION>__<NAME>` wins over it, `overrides` over both.
 
         Raises:
             ConfigurationError: A setting is unknown or not allowed.
@@ -212,7 +216,7 @@ class Storage:
             name[len(prefix) :].lower(): value for name, value in os.environ.items() if name.startswith(prefix)
         }
         try:
-            return model.model_validate({**self._config.get(section, {}), **environment})
+            return model.model_validate({**self._config.get(section, {}), **environment, **overrides})
         except ValidationError as error:
             raise ConfigurationError(
                 f"configuration {section!r}: {_sentence(error)}; it knows {', '.join(model.model_fields)}"
@@ -329,6 +333,24 @@ class Storage:
             return
         with backend.read_engine.connect() as connection:
             yield backend.begin_snapshot(connection)
+
+    @contextmanager
+    def write_connection(self) -> Iterator[Connection]:
+        """A connection that holds the turn to write, before any transaction has begun on it.
+
+        For plugins that move whole tables: begin, audit (`write_entries`) and commit yourself.
+
+        Raises:
+            StorageBusy: Other writers held the database for too long.
+            TransactionError: It would wait for a transaction of its own thread.
+        """
+        backend = self._open()
+        backend.acquire_write()
+        try:
+            with backend.write_engine.connect() as connection:
+                yield connection
+        finally:
+            backend.release_write()
 
     def lock(self, name: str) -> None:
         """Inside a transaction: wait until no other transaction holds the same `name`, and hold it until the end."""
@@ -448,6 +470,7 @@ class Storage:
         self,
         name: str,
         target: str | Path | BinaryIO,
+        /,
         *,
         progress: Callable[[Progress], None] | None = None,
         **options: Any,
@@ -480,6 +503,7 @@ class Storage:
         self,
         name: str,
         source: str | Path | BinaryIO,
+        /,
         *,
         actor: str | None = None,
         progress: Callable[[Progress], None] | None = None,
