@@ -131,6 +131,7 @@ class ModelAccessor(Generic[ModelT]):
         """
 
         def register(listener: CommitListenerT) -> CommitListenerT:
+            self._require_plain_function(listener)
             self.commit_listeners.append(listener)
             return listener
 
@@ -138,11 +139,12 @@ class ModelAccessor(Generic[ModelT]):
 
     def _decorator(self, event: Event) -> Callable[[HookT], HookT]:
         def register(function: HookT) -> HookT:
-            if python_inspect.iscoroutinefunction(function):
-                raise ConfigurationError(f"{self!r}: {function.__qualname__} is async; hooks are plain functions")
+            self._require_plain_function(function)
             # pluggy binds arguments by name; functions in the original's style take (session, instance) by position.
             names = set(python_inspect.signature(function).parameters)
             adapted: Callable[..., None] = function
+            if "before" in names and not event.endswith("_update"):
+                raise ConfigurationError(f"{self!r}: {function.__qualname__} names 'before', but {event} has none")
             if not names <= _HOOK_ARGUMENTS:
 
                 def adapted(session: Session, instance: Any) -> None:
@@ -152,6 +154,10 @@ class ModelAccessor(Generic[ModelT]):
             return function
 
         return register
+
+    def _require_plain_function(self, function: Callable[..., Any]) -> None:
+        if python_inspect.iscoroutinefunction(function):
+            raise ConfigurationError(f"{self!r}: {function.__qualname__} is async; hooks are plain functions")
 
     def _emit(self, event: Event, session: Session, instance: ModelT, **extra: Any) -> None:
         caller = getattr(self.storage.plugin_registry.hook, f"vstorage_{event}")

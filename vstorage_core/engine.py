@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 import logging
 import re
 import sqlite3
@@ -14,7 +15,21 @@ from typing import Any, Literal
 
 import sqlalchemy
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Connection, Dialect, Engine, Float, Numeric, StaticPool, event, text
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Dialect,
+    Engine,
+    Float,
+    Integer,
+    Numeric,
+    SmallInteger,
+    StaticPool,
+    event,
+    text,
+)
+from sqlalchemy.dialects.mysql.base import MySQLTypeCompiler
+from sqlalchemy.dialects.postgresql.base import PGTypeCompiler
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -31,6 +46,20 @@ from vstorage_core.errors import (
 
 logger = logging.getLogger("vstorage")
 
+_CHECKPOINT_TIMEOUT_MILLISECONDS = 500
+_NETWORK_FILE_SYSTEMS = (
+    "nfs",
+    "cifs",
+    "smb",
+    "9p",
+    "afs",
+    "ceph",
+    "glusterfs",
+    "lustre",
+    "fuse.sshfs",
+    "fuse.glusterfs",
+)
+
 
 class EngineSettings(BaseModel):
     """The `engine` section of a storage's configuration.
@@ -39,7 +68,7 @@ class EngineSettings(BaseModel):
         durability: What a power cut can cost on SQLite. `full`: nothing that was acknowledged. `normal`: the last
             moments, never the database; many times fewer flash writes. `off`: the database itself.
         timeout_seconds: How long a writer waits for others before `StorageBusy`.
-        journal_size_limit_bytes: Size to which SQLite's write-ahead log shrinks after a checkpoint.
+        journal_size_limit_bytes: Size at which SQLite's write-ahead log is written back and cut, readers or not.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -92,6 +121,8 @@ class Backend:
 
 
 class _Sqlite(Backend):
+    _log_path: Path | None = None
+
     def __init__(self, url: URL, settings: EngineSettings) -> None:
         database = url.database or ":memory:"
         self.single_connection = database == ":memory:" or "mode=memory" in database
@@ -101,7 +132,11 @@ class _Sqlite(Backend):
             if not path.parent.is_dir():
                 raise ConfigurationError(f"cannot open the database {path}: there is no folder {path.parent}")
             url = url.set(database=str(path))
+            _warn_about_library()
+            _warn_about_file_system(path)
+            self._log_path = Path(f"{path}-wal")
         self.gate = WriteGate()
+        self._checkpoint_at_bytes = settings.journal_size_limit_bytes
         super().__init__(url, settings)
         if not self.single_connection:
             self.read_engine = self._open_engine(url, read_only=True)
@@ -152,7 +187,27 @@ class _Sqlite(Backend):
         self.gate.acquire(self.settings.timeout_seconds if timeout_seconds is None else timeout_seconds)
 
     def release_write(self) -> None:
-        self.gate.release()
+        try:
+            self._bound_log()
+        finally:
+            self.gate.release()
+
+    def _bound_log(self) -> None:
+        """Write the log back once it is too long; SQLite itself never cuts it while readers come and go."""
+        try:
+            size = self._log_path.stat().st_size if self._log_path else 0
+        except OSError:
+            return
+        if size < self._checkpoint_at_bytes:
+            return
+        with self.write_engine.connect() as connection:
+            execute = connection.connection.cursor().execute
+            execute(f"PRAGMA busy_timeout = {_CHECKPOINT_TIMEOUT_MILLISECONDS}")
+            blocked, _, _ = execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            execute(f"PRAGMA busy_timeout = {int(self.settings.timeout_seconds * 1000)}")
+        limit = self.settings.journal_size_limit_bytes
+        # Behind a long reader every further try would cost its time-out: wait until it is worth it again.
+        self._checkpoint_at_bytes = size + limit // 4 if blocked else limit
 
     def lock(self, connection: Connection, name: str) -> None:
         """A write transaction on SQLite excludes all others already."""
@@ -163,10 +218,36 @@ class _Sqlite(Backend):
         return connection
 
 
+@functools.cache
+def _warn_about_library() -> None:
+    # https://www.sqlite.org/wal.html#walresetbug
+    if (3, 7, 0) <= sqlite3.sqlite_version_info <= (3, 51, 2):
+        logger.warning(
+            "SQLite %s can damage a database that two processes write to at once (WAL-reset bug, fixed in 3.51.3);"
+            " let one process write, or install a newer SQLite",
+            sqlite3.sqlite_version,
+        )
+
+
+def _warn_about_file_system(path: Path) -> None:
+    try:
+        mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return  # not Linux
+    folders = {fields[1].replace("\\040", " "): fields[2] for fields in map(str.split, mounts)}
+    mounted = next((folders[str(folder)] for folder in path.parents if str(folder) in folders), "")
+    if mounted.startswith(_NETWORK_FILE_SYSTEMS):
+        logger.warning(
+            "%s is on a network file system (%s), where SQLite's locks do not work; keep it on a local disk",
+            path,
+            mounted,
+        )
+
+
 class _Postgresql(Backend):
     def _open_engine(self, url: URL) -> Engine:
         milliseconds = int(self.settings.timeout_seconds * 1000)
-        return _create_engine(
+        engine = _create_engine(
             url,
             pool_pre_ping=True,
             connect_args={
@@ -174,6 +255,11 @@ class _Postgresql(Backend):
                 "options": f"-c lock_timeout={milliseconds}",
             },
         )
+        engine.dialect.type_compiler_instance = _PostgresqlTypes(engine.dialect)
+        # SERIAL or BIGSERIAL is decided by the type as the dialect adapts it.
+        wide = engine.dialect.colspecs[BigInteger]
+        engine.dialect.colspecs = {**engine.dialect.colspecs, Integer: wide, SmallInteger: SmallInteger}
+        return engine
 
     def lock(self, connection: Connection, name: str) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"vstorage:{name}"})
@@ -188,6 +274,7 @@ class _Mysql(Backend):
             isolation_level="READ COMMITTED",
             connect_args={"connect_timeout": timeout, "charset": "utf8mb4"},
         )
+        engine.dialect.type_compiler_instance = _MysqlTypes(engine.dialect)
 
         @event.listens_for(engine, "connect")
         def configure(connection: Any, _record: object) -> None:
@@ -294,6 +381,29 @@ class _SqliteDecimal(Numeric[Decimal]):
             return exact if exponent is None else exact.quantize(exponent)
 
         return load
+
+
+class _PostgresqlTypes(PGTypeCompiler):
+    """Column types of new tables: whole numbers have 64 bits as on SQLite, so that a machine's data fits."""
+
+    def visit_integer(self, type_: Any, **_: Any) -> str:
+        return "BIGINT"
+
+
+class _MysqlTypes(MySQLTypeCompiler):
+    """Column types of new tables: 64 bits for numbers, and the microseconds that MySQL drops unless asked."""
+
+    def visit_integer(self, type_: Any, **_: Any) -> str:
+        return "BIGINT"
+
+    def visit_datetime(self, type_: Any, **_: Any) -> str:
+        return "DATETIME(6)"
+
+    def visit_time(self, type_: Any, **_: Any) -> str:
+        return "TIME(6)"
+
+    def visit_float(self, type_: Any, **_: Any) -> str:
+        return "DOUBLE"
 
 
 def _create_engine(url: URL, **options: Any) -> Engine:

