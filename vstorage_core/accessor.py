@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import inspect as python_inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any, Generic, Literal, TypeVar
 
+import sqlalchemy
 from sqlalchemy import ColumnElement, func, inspect
 from sqlalchemy.orm import make_transient, make_transient_to_detached
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlmodel import Session, select
 
-from vstorage_core.audit import acting_as, current_provenance, stored_values
+from vstorage_core.audit import AuditLog, acting_as, current_provenance, stored_values
 from vstorage_core.contributions import Change
+from vstorage_core.direct import DirectRows
 from vstorage_core.errors import ConfigurationError, InvalidInput, RecordDeleted
+from vstorage_core.filters import conditions_of
 from vstorage_core.records import SOFT_DELETE_FIELD, ModelT, Values, record_type
-from vstorage_core.storage import Storage, default_storage
+from vstorage_core.rows import RowPlan
+from vstorage_core.storage import Storage, StorageSession, default_storage
 
 Event = Literal[
     "before_insert", "after_insert", "before_update", "after_update",
@@ -26,8 +30,6 @@ Event = Literal[
 HookT = TypeVar("HookT", bound=Callable[..., None])
 CommitListenerT = TypeVar("CommitListenerT", bound=Callable[[list[Change]], None])
 OrderBy = str | ColumnElement[Any] | Sequence[str | ColumnElement[Any]] | None
-
-_HOOK_ARGUMENTS = frozenset({"accessor", "session", "instance", "actor", "before"})
 
 
 class ModelAccessor(Generic[ModelT]):
@@ -59,6 +61,8 @@ class ModelAccessor(Generic[ModelT]):
         self._storage = storage
         self._listeners: dict[str, list[Callable[..., None]]] = {}
         self.commit_listeners: list[Callable[[list[Change]], None]] = []
+        if storage is not None:
+            storage.register(self)
 
     def __repr__(self) -> str:
         return f"ModelAccessor({self.model.__name__}, {self.component!r})"
@@ -140,24 +144,62 @@ class ModelAccessor(Generic[ModelT]):
     def _decorator(self, event: Event) -> Callable[[HookT], HookT]:
         def register(function: HookT) -> HookT:
             self._require_plain_function(function)
-            # pluggy binds arguments by name; functions in the original's style take (session, instance) by position.
-            names = set(python_inspect.signature(function).parameters)
-            adapted: Callable[..., None] = function
-            if "before" in names and not event.endswith("_update"):
-                raise ConfigurationError(f"{self!r}: {function.__qualname__} names 'before', but {event} has none")
-            if not names <= _HOOK_ARGUMENTS:
-
-                def adapted(session: Session, instance: Any) -> None:
-                    function(session, instance)
-
-            self._listeners.setdefault(event, []).append(adapted)
+            self._listeners.setdefault(event, []).append(self._by_name(event, function))
             return function
 
         return register
 
+    def _by_name(self, event: Event, function: Callable[..., None]) -> Callable[..., None]:
+        """`function` as pluggy calls it: with the arguments of the event, by name."""
+        known = ["accessor", "session", "instance", "actor", *(["before"] if event.endswith("_update") else [])]
+        parameters = python_inspect.signature(function).parameters.values()
+        if any(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters):
+            names = ", ".join(parameter.name for parameter in parameters)
+            raise ConfigurationError(f"{self!r}: {_name_of(function)} must take plain arguments, not ({names})")
+        required = [
+            parameter.name
+            for parameter in parameters
+            if parameter.default is parameter.empty
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        ]
+        unknown = [name for name in required if name not in known]
+        # The original's functions take (session, instance) by position, under any names.
+        by_position = [parameter.kind for parameter in parameters] == [python_inspect.Parameter.VAR_POSITIONAL] or (
+            bool(unknown)
+            and len(required) == 2
+            and all(name in (meant, *unknown) for name, meant in zip(required, ("session", "instance"), strict=True))
+        )
+        if unknown and not by_position:
+            raise ConfigurationError(
+                f"{self!r}: {_name_of(function)} has the unknown argument {unknown[0]!r};"
+                f" {event} may name {', '.join(known)}"
+            )
+
+        def call(**arguments: Any) -> None:
+            if by_position:
+                function(arguments["session"], arguments["instance"])
+            else:
+                function(**{name: arguments[name] for name in required})
+
+        if event.endswith("_update"):
+            return lambda accessor, session, instance, actor, before: call(
+                accessor=accessor, session=session, instance=instance, actor=actor, before=before
+            )
+        return lambda accessor, session, instance, actor: call(
+            accessor=accessor, session=session, instance=instance, actor=actor
+        )
+
     def _require_plain_function(self, function: Callable[..., Any]) -> None:
         if python_inspect.iscoroutinefunction(function):
-            raise ConfigurationError(f"{self!r}: {function.__qualname__} is async; hooks are plain functions")
+            raise ConfigurationError(f"{self!r}: {_name_of(function)} is async; hooks are plain functions")
+
+    def _hooked(self, operation: str) -> bool:
+        """Whether a hook or decorator waits for the operation."""
+        hook = self.storage.plugin_registry.hook
+        return any(
+            self._listeners.get(event) or getattr(hook, f"vstorage_{event}").get_hookimpls()
+            for event in (f"before_{operation}", f"after_{operation}")
+        )
 
     def _emit(self, event: Event, session: Session, instance: ModelT, **extra: Any) -> None:
         caller = getattr(self.storage.plugin_registry.hook, f"vstorage_{event}")
@@ -177,11 +219,31 @@ class ModelAccessor(Generic[ModelT]):
             InvalidInput: `id` cannot be a key of this model.
         """
         key = self.record.identity(id)
+        plan = self._reading_plan()
+        if plan is not None:
+            with self.storage.row_reader() as cursor:
+                values = plan.select_one(cursor, key)
+            if values is None or (
+                self.has_soft_delete and values[SOFT_DELETE_FIELD] is not None and not include_deleted
+            ):
+                return None
+            return plan.make(values)  # type: ignore[return-value]
         with self.storage.use_session() as session:
-            instance = session.get(self.model, key)
+            instance = self._get_in(session, key)
         if instance is None or (self._is_deleted(instance) and not include_deleted):
             return None
         return instance
+
+    def _get_in(self, session: Session, key: Any) -> ModelT | None:
+        known = session.identity_map.get(self.record.mapper.identity_key_from_primary_key((key,)))
+        if known is not None and session.is_modified(known):
+            return known  # type: ignore[no-any-return]
+        scope = self.storage.current_scope()
+        # What is stored now, also where a long session has seen the record before. A transaction is there to write, so
+        # it locks what it reads by key: SQLite has locked everything, the servers need to be told.
+        lock = scope is not None and scope.transactional
+        with session.no_autoflush:
+            return session.get(self.model, key, populate_existing=True, with_for_update=lock or None)
 
     def all(
         self,
@@ -190,9 +252,10 @@ class ModelAccessor(Generic[ModelT]):
         limit: int | None = None,
         offset: int = 0,
         order_by: OrderBy = None,
+        **filters: Any,
     ) -> list[ModelT]:
         """All records, ordered by key unless told otherwise."""
-        return self.find(include_deleted=include_deleted, limit=limit, offset=offset, order_by=order_by)
+        return self.find(include_deleted=include_deleted, limit=limit, offset=offset, order_by=order_by, **filters)
 
     def find(
         self,
@@ -201,52 +264,65 @@ class ModelAccessor(Generic[ModelT]):
         limit: int | None = None,
         offset: int = 0,
         order_by: OrderBy = None,
+        **filters: Any,
     ) -> list[ModelT]:
         """The records for which all conditions hold, e.g. `find(User.age >= 18, order_by="-age,name")`.
 
         Args:
             *conditions: SQLAlchemy expressions.
+            **filters: `name="Ana"`, `age__gte=18`, `email__endswith="@x.com"`; see `vstorage_core.filters`.
             include_deleted: Whether soft-deleted records count.
             limit: At most so many.
             offset: Skip so many first.
             order_by: Field names, `-` for descending, separated by commas; or expressions. Ties are broken by key.
 
         Raises:
-            InvalidInput: `order_by` names an unknown field, or `limit` or `offset` is negative.
+            InvalidInput: `order_by` or a filter names an unknown field, or `limit` or `offset` is negative.
         """
         if (limit is not None and limit < 0) or offset < 0:
             raise InvalidInput("limit and offset must not be negative")
-        statement = select(self.model).where(*self._conditions(conditions, include_deleted))
+        plan = self._reading_plan()
+        statement: Any = select(self.model) if plan is None else sqlalchemy.select(*self.record.columns.values())
+        statement = statement.where(*self._conditions(conditions, include_deleted, filters))
         statement = statement.order_by(*self._ordering(order_by)).offset(offset or None).limit(limit)
-        with self.storage.use_session() as session:
-            return list(session.exec(statement).all())
+        if plan is None:
+            with self.storage.use_session() as session:
+                return list(session.exec(statement).all())
+        names = list(self.record.columns)
+        with self.storage.reading_connection() as connection:
+            return [plan.make(dict(zip(names, row, strict=True))) for row in connection.execute(statement)]  # type: ignore[misc]
+
+    def _reading_plan(self) -> RowPlan | None:
+        """How to read past the session; None inside one, whose instances and pending changes count."""
+        storage = self.storage
+        if storage.current_scope() is not None or storage.has_listeners():
+            return None
+        return storage.row_plan(self.model)
 
     def iterate(
         self,
         *conditions: ColumnElement[bool] | bool,
         include_deleted: bool = False,
         chunk_size: int = 1000,
+        **filters: Any,
     ) -> Iterator[ModelT]:
         """The records one by one in the order of their keys, never more than `chunk_size` in memory.
 
         Holds no transaction between chunks, so the loop may write, and sees what others commit meanwhile.
         """
         key = getattr(self.model, self.record.key)
-        statement = select(self.model).where(*self._conditions(conditions, include_deleted)).order_by(key)
-        statement = statement.limit(chunk_size)
-        chunk_statement = statement
+        beyond: tuple[ColumnElement[bool], ...] = ()
         while True:
-            with self.storage.use_session() as session:
-                chunk = session.exec(chunk_statement).all()
-                last = getattr(chunk[-1], self.record.key) if chunk else None
+            chunk = self.find(*conditions, *beyond, include_deleted=include_deleted, limit=chunk_size, **filters)
+            beyond = (key > self._key_of(chunk[-1]),) if chunk else ()
             yield from chunk
             if len(chunk) < chunk_size:
                 return
-            chunk_statement = statement.where(key > last)
 
-    def count(self, *conditions: ColumnElement[bool] | bool, include_deleted: bool = False) -> int:
-        """How many records there are for which all conditions hold."""
-        statement = select(func.count()).select_from(self.model).where(*self._conditions(conditions, include_deleted))
+    def count(self, *conditions: ColumnElement[bool] | bool, include_deleted: bool = False, **filters: Any) -> int:
+        """How many records there are for which all conditions hold; see `find`."""
+        statement = select(func.count()).select_from(self.model)
+        statement = statement.where(*self._conditions(conditions, include_deleted, filters))
         with self.storage.use_session() as session:
             return int(session.exec(statement).one())
 
@@ -256,11 +332,11 @@ class ModelAccessor(Generic[ModelT]):
         return self.count(key == self.record.identity(id), include_deleted=include_deleted) > 0
 
     def _conditions(
-        self, conditions: Sequence[ColumnElement[bool] | bool], include_deleted: bool
+        self, conditions: Sequence[ColumnElement[bool] | bool], include_deleted: bool, filters: Mapping[str, Any]
     ) -> list[ColumnElement[bool] | bool]:
         if self.has_soft_delete and not include_deleted:
-            return [*conditions, getattr(self.model, SOFT_DELETE_FIELD).is_(None)]
-        return list(conditions)
+            conditions = [*conditions, getattr(self.model, SOFT_DELETE_FIELD).is_(None)]
+        return [*conditions, *conditions_of(self.record, filters)]
 
     def _ordering(self, order_by: OrderBy) -> list[Any]:
         parts = [order_by] if isinstance(order_by, str | ColumnElement) else order_by or ()
@@ -301,11 +377,18 @@ class ModelAccessor(Generic[ModelT]):
     def insert_many(self, instances: Sequence[ModelT], *, actor: str | None = None) -> list[ModelT]:
         """Store new records, all or none; see `insert`."""
         new = list(instances)
-        without_key = [instance for instance in new if self._key_of(instance) is None]
+        for instance in new:
+            self._require_new(instance)
+        keys = [self._key_of(instance) for instance in new]
+        direct = self._direct("insert", new, [key for key in keys if key is not None])
+        if direct is not None and direct.insert(new, actor):
+            return new
+        without_key = [instance for instance, key in zip(new, keys, strict=True) if key is None]
         try:
             with self._write(actor) as session:
                 for instance in new:
-                    self._require_new(session, instance)
+                    # Once more: one that was pending in the session has been stored meanwhile.
+                    self._require_new(instance)
                     self._emit("before_insert", session, instance)
                 session.add_all(new)
                 session.flush()
@@ -331,22 +414,49 @@ class ModelAccessor(Generic[ModelT]):
             ConstraintViolation: The database refuses it.
             StorageUnavailable: The database is locked, full or unreachable.
         """
+        self._require_model(instance)
         key = self._key_of(instance)
-        with self._write(actor, flush_first=False) as session:
-            with session.no_autoflush:
-                stored = None if key is None else self._stored(session, key)
+        if key is None:
+            return self.insert(instance, actor=actor)
+        given = self._take_changes(instance)
+        direct = self._direct("update", [instance], [key]) if not self._hooked("insert") else None
+        try:
+            if direct is not None and direct.save(instance, key, given, actor):
+                return instance
+            return self._save(instance, key, given, actor)
+        except BaseException:
+            state = inspect(instance)
+            if state.session is not None:
+                state.session.expire(instance)
+            else:
+                # The caller may correct it and try again.
+                for name, value in given.items():
+                    set_committed_value(instance, name, value)
+            raise
+
+    def _save(self, instance: ModelT, key: Any, given: Values, actor: str | None) -> ModelT:
+        known = inspect(instance).session
+        attached = instance
+        try:
+            with self._write(actor) as session:
+                stored = self._stored(session, key)
                 if stored is None:
                     if inspect(instance).key is not None:
-                        session.expunge(instance) if instance in session else None
                         make_transient(instance)
+                    for name, value in given.items():
+                        setattr(instance, name, value)
                     return self.insert(instance)
-                if self.has_soft_delete and stored[SOFT_DELETE_FIELD] is not None:
+                if self.record.is_deleted(stored):
                     raise RecordDeleted(f"{self.component} {key} is deleted; restore it before you change it")
-                instance = self._attach(session, instance, stored)
-            self._emit("before_update", session, instance, before=stored)
-            session.flush()
-            self._emit("after_update", session, instance, before=stored)
-        return instance
+                attached = self._attach(session, instance, given, stored)
+                self._emit("before_update", session, attached, before=stored)
+                session.flush()
+                self._emit("after_update", session, attached, before=stored)
+        except BaseException:
+            if known is None and attached is instance:
+                self._let_go(instance)
+            raise
+        return attached
 
     def update(self, id: Any, *, actor: str | None = None, **fields: Any) -> ModelT | None:
         """Change only the given fields of a record; None if there is none or it is soft-deleted.
@@ -368,8 +478,12 @@ class ModelAccessor(Generic[ModelT]):
         ):
             if name in fields:
                 raise InvalidInput(f"{self.component}: {name} cannot be updated; {way}")
+        key = self.record.identity(id)
+        direct = self._direct("update", keys=[key])
+        if direct is not None:
+            return direct.update(key, fields, actor)  # type: ignore[return-value]
         with self._write(actor) as session:
-            instance = self._load(session, id)
+            instance = self._load(session, key)
             if instance is None or self._is_deleted(instance):
                 return None
             before = {name: getattr(instance, name) for name in self.record.columns}
@@ -392,6 +506,9 @@ class ModelAccessor(Generic[ModelT]):
     def delete_many(self, ids: Sequence[Any], *, actor: str | None = None) -> int:
         """Delete these records, all or none; returns how many there were. See `delete`."""
         keys = list(dict.fromkeys(self.record.identity(id) for id in ids))
+        direct = self._direct("delete", keys=keys)
+        if direct is not None:
+            return direct.delete(keys, actor)
         with self._write(actor) as session:
             found = {self._key_of(instance): instance for instance in self._load_many(session, keys)}
             live = [found[key] for key in keys if key in found and not self._is_deleted(found[key])]
@@ -417,8 +534,12 @@ class ModelAccessor(Generic[ModelT]):
         """
         if not self.has_soft_delete:
             return False
+        key = self.record.identity(id)
+        direct = self._direct("restore", keys=[key])
+        if direct is not None:
+            return direct.restore(key, actor)
         with self._write(actor) as session:
-            instance = self._load(session, id)
+            instance = self._load(session, key)
             if instance is None:
                 return False
             if self._is_deleted(instance):
@@ -428,30 +549,54 @@ class ModelAccessor(Generic[ModelT]):
                 self._emit("after_restore", session, instance)
         return True
 
+    def _direct(self, operation: str, instances: Sequence[ModelT] = (), keys: Sequence[Any] = ()) -> DirectRows | None:
+        """The way past the unit of work; None where somebody could tell the difference."""
+        storage = self.storage
+        plan, audit_plan = storage.row_plan(self.model), storage.row_plan(AuditLog)
+        if plan is None or audit_plan is None or self._hooked(operation) or storage.has_listeners():
+            return None
+        scope = storage.current_scope()
+        session = scope.session if scope else None
+        if any(inspect(instance).session not in (None, session) for instance in instances):
+            return None
+        if session is not None:
+            if not isinstance(session, StorageSession) or session.new or session.dirty or session.deleted:
+                return None
+            identity = self.record.mapper.identity_key_from_primary_key
+            for key in keys if session.identity_map else ():
+                known = session.identity_map.get(identity((key,)))
+                if known is not None and all(known is not instance for instance in instances):
+                    return None
+        return DirectRows(storage, self, plan, audit_plan)
+
     @contextmanager
-    def _write(self, actor: str | None, *, flush_first: bool = True) -> Iterator[Session]:
+    def _write(self, actor: str | None) -> Iterator[Session]:
         """One operation: in a transaction, as `actor`, under this accessor's component."""
         storage = self.storage
         with storage.transaction() as session:
-            if flush_first:
-                # What was pending before is blamed on whom it was done by.
-                session.flush()
+            # What was pending before is blamed on whom it was done by.
+            session.flush()
             scope = storage.current_scope()
             assert scope is not None  # noqa: S101 (transaction() has just opened it)
             outer, scope.accessor = scope.accessor, self
             try:
                 with acting_as(actor):
                     yield session
+                    # What a hook has left pending is done by this actor too.
+                    session.flush()
             finally:
                 scope.accessor = outer
 
     def _key_of(self, instance: ModelT) -> Any:
-        key = inspect(instance).dict.get(self.record.key)
+        state = inspect(instance)
+        if self.record.key not in state.dict and state.identity is not None:
+            return state.identity[0]  # expired
+        key = state.dict.get(self.record.key)
         return key if key is None else self.record.identity(key)
 
-    def _load(self, session: Session, id: Any) -> ModelT | None:
+    def _load(self, session: Session, key: Any) -> ModelT | None:
         """The record as it is stored now, locked; whatever the session remembers of it is refreshed."""
-        return next(iter(self._load_many(session, [self.record.identity(id)])), None)
+        return next(iter(self._load_many(session, [key])), None)
 
     def _load_many(self, session: Session, keys: Sequence[Any]) -> Iterator[ModelT]:
         key = getattr(self.model, self.record.key)
@@ -462,26 +607,53 @@ class ModelAccessor(Generic[ModelT]):
     def _stored(self, session: Session, key: Any) -> Values | None:
         return next((values for _, values in stored_values(session.connection(), self.record, [key])), None)
 
-    def _require_new(self, session: Session, instance: ModelT) -> None:
+    def _require_model(self, instance: ModelT) -> None:
         if not isinstance(instance, self.model):
             raise InvalidInput(f"{self.component} stores {self.model.__name__}, not {type(instance).__name__}")
+
+    def _require_new(self, instance: ModelT) -> None:
+        self._require_model(instance)
         if inspect(instance).key is not None:
             raise InvalidInput(f"{self.component} {self._key_of(instance)} is stored already; use save()")
 
-    def _attach(self, session: Session, instance: ModelT, stored: Values) -> ModelT:
+    def _take_changes(self, instance: ModelT) -> Values:
+        """What the instance holds; one in a session gets its stored values back, lest something flush it too early."""
+        given = self.record.values_of(instance)
+        state = inspect(instance)
+        session = state.session
+        if session is not None and state.persistent:
+            for name in given:
+                history = state.attrs[name].history
+                if history.has_changes():
+                    if history.deleted:
+                        set_committed_value(instance, name, history.deleted[0])
+                    else:
+                        session.expire(instance, [name])
+        return given
+
+    def _attach(self, session: Session, instance: ModelT, given: Values, stored: Values) -> ModelT:
         """`instance` in the session, changed against `stored` in what differs and in nothing else."""
         state = inspect(instance)
-        if state.session is session:
-            return instance
-        identity = self.record.mapper.identity_key_from_primary_key((stored[self.record.key],))
-        if identity in session.identity_map or state.session is not None or self.record.mapper.relationships:
-            return session.merge(instance)
-        given = {name: state.dict[name] for name in self.record.columns if name in state.dict}
-        if state.transient:
-            make_transient_to_detached(instance)
-        session.add(instance)
+        if state.session is not session:
+            identity = self.record.mapper.identity_key_from_primary_key((stored[self.record.key],))
+            if identity in session.identity_map or state.session is not None or self.record.mapper.relationships:
+                for name, value in given.items():
+                    setattr(instance, name, value)
+                return session.merge(instance)
+            if state.transient:
+                make_transient_to_detached(instance)
+            session.add(instance)
         for name, value in given.items():
             set_committed_value(instance, name, stored[name])
             if value != stored[name]:
                 setattr(instance, name, value)
         return instance
+
+    def _let_go(self, instance: ModelT) -> None:
+        session = inspect(instance).session
+        if session is not None:
+            session.expunge(instance)
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", repr(function))

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -112,7 +112,6 @@ class Provenance:
     request_id: str | None = None
 
 
-_PROVENANCE_COLUMNS = tuple(field.name for field in fields(Provenance))
 _provenance: ContextVar[Provenance] = ContextVar("vstorage_provenance", default=Provenance())  # noqa: B039 (frozen)
 
 
@@ -134,11 +133,13 @@ def acting_as(actor: str | None = None, **details: str | None) -> Iterator[None]
     """
     if actor is not None:
         details["actor"] = check_actor(actor)
-    token = _provenance.set(replace(_provenance.get(), **details))  # type: ignore[arg-type]
+    before = _provenance.get()
+    _provenance.set(replace(before, **details))  # type: ignore[arg-type]
     try:
         yield
     finally:
-        _provenance.reset(token)
+        # No token: a dependency of FastAPI is entered in one context and left in another.
+        _provenance.set(before)
 
 
 def check_actor(actor: str) -> str:
@@ -166,22 +167,35 @@ def write_entries(connection: Connection, entries: Sequence[Entry]) -> list[Chan
     """Insert the entries in one statement, blamed on the current actor; returns them as changes."""
     if not entries:
         return []
+    rows, changes = audit_rows(entries)
+    connection.execute(AUDIT_TABLE.insert(), rows)
+    return changes
+
+
+def audit_rows(entries: Sequence[Entry], actor: str | None = None) -> tuple[list[Values], list[Change]]:
+    """The entries as rows of the audit table and as changes, blamed on `actor` or on whom `acting_as` names.
+
+    Raises:
+        InvalidInput: `actor` is blank, too long or not printable.
+    """
     now = datetime.now(timezone.utc)
-    provenance = current_provenance()
-    common = {"timestamp": now, **{name: getattr(provenance, name) for name in _PROVENANCE_COLUMNS}}
-    connection.execute(AUDIT_TABLE.insert(), [{**common, **entry._asdict()} for entry in entries])
-    return [
+    common: Values = {"timestamp": now, **vars(current_provenance())}
+    if actor is not None:
+        common["actor"] = check_actor(actor)
+    rows = [{**common, **entry._asdict()} for entry in entries]
+    changes = [
         Change(
             component=entry.component,
             operation=entry.operation,
             record_id=entry.record_id,
-            actor=provenance.actor,
+            actor=common["actor"],
             timestamp=now,
             before_json=entry.before,
             after_json=entry.after,
         )
         for entry in entries
     ]
+    return rows, changes
 
 
 class FlushAudit:
@@ -240,7 +254,8 @@ class FlushAudit:
         before, after = record.snapshot(stored), record.snapshot(_complete(session, record, state, untouched))
         if before == after:
             return None
-        return Entry(component, stored[record.key], _update_operation(record, stored, state), before, after)
+        marks = (stored.get(SOFT_DELETE_FIELD), state.dict.get(SOFT_DELETE_FIELD)) if record.has_soft_delete else ()
+        return Entry(component, stored[record.key], update_operation(*marks), before, after)
 
     def _deleted(self, session: Session, component: str, record: RecordType, state: InstanceState[Any]) -> Entry | None:
         stored = self._stored.get(state)
@@ -276,25 +291,24 @@ def _committed_value(state: InstanceState[Any], name: str) -> Any:
     return next(iter([*history.deleted, *history.unchanged]), None)
 
 
-def _update_operation(record: RecordType, stored: Values, state: InstanceState[Any]) -> Operation:
-    if record.has_soft_delete and state.attrs[SOFT_DELETE_FIELD].history.has_changes():
-        was, now = stored[SOFT_DELETE_FIELD], state.dict.get(SOFT_DELETE_FIELD)
-        if was is None and now is not None:
-            return "soft_delete"
-        if was is not None and now is None:
-            return "restore"
-    return "update"
+def update_operation(deleted_before: Any = None, deleted_after: Any = None) -> Operation:
+    """What an update is called, by the values of `deleted_at` before and after it."""
+    if (deleted_before is None) == (deleted_after is None):
+        return "update"
+    return "soft_delete" if deleted_before is None else "restore"
 
 
-def upgrade_audit_table(engine: Engine) -> None:
+def upgrade_audit_table(write_engine: Engine, read_engine: Engine) -> None:
     """Add to an audit table that the original or an older vstorage made the columns and indexes that it lacks."""
-    inspector = inspect(engine)
+    inspector = inspect(read_engine)
     if not inspector.has_table(AUDIT_TABLE.name):
         return
     columns = {column["name"] for column in inspector.get_columns(AUDIT_TABLE.name)}
     indexes = {index["name"] for index in inspector.get_indexes(AUDIT_TABLE.name)}
     missing = [column for column in AUDIT_TABLE.columns if column.name not in columns]
-    with engine.begin() as connection:
+    if not missing and indexes >= {index.name for index in AUDIT_TABLE.indexes}:
+        return
+    with write_engine.begin() as connection:
         quote = connection.dialect.identifier_preparer
         for column in missing:
             kind = column.type.compile(connection.dialect)

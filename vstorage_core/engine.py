@@ -6,12 +6,15 @@ import asyncio
 import collections
 import functools
 import logging
+import os
 import re
 import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,7 +28,10 @@ from sqlalchemy import (
     Numeric,
     SmallInteger,
     StaticPool,
+    Table,
     event,
+    func,
+    select,
     text,
 )
 from sqlalchemy.dialects.mysql.base import MySQLTypeCompiler
@@ -85,9 +91,11 @@ class Backend:
         write_engine: Every transaction on it may write; on SQLite it holds the write lock from its first statement.
         read_engine: Refuses writes on SQLite; the write engine elsewhere.
         single_connection: Whether the database lives in one connection, as SQLite in memory does.
+        writes_rows: Whether rows may be written and read through the driver's own cursor.
     """
 
     single_connection = False
+    writes_rows = False
 
     def __init__(self, url: URL, settings: EngineSettings) -> None:
         self.url = url
@@ -113,6 +121,27 @@ class Backend:
         """All reads on the connection, up to its close, see one moment of the database."""
         return connection.execution_options(isolation_level="REPEATABLE READ")
 
+    @contextmanager
+    def row_transaction(self) -> Iterator[Any]:
+        """The driver's cursor in a write transaction of its own."""
+        raise NotImplementedError
+        yield
+
+    @contextmanager
+    def row_savepoint(self, connection: Connection) -> Iterator[Any]:
+        """The driver's cursor in a savepoint of the transaction that the connection is in."""
+        raise NotImplementedError
+        yield
+
+    @contextmanager
+    def row_reader(self) -> Iterator[Any]:
+        """The driver's cursor for a single read."""
+        raise NotImplementedError
+        yield
+
+    def advance_keys(self, connection: Connection, table: Table) -> None:
+        """Let generated keys go on after the highest one in the table; most databases do so by themselves."""
+
     def close(self) -> None:
         """Close all connections that are not in use."""
         self.write_engine.dispose()
@@ -121,6 +150,7 @@ class Backend:
 
 
 class _Sqlite(Backend):
+    writes_rows = True
     _log_path: Path | None = None
 
     def __init__(self, url: URL, settings: EngineSettings) -> None:
@@ -143,7 +173,7 @@ class _Sqlite(Backend):
 
     def _open_engine(self, url: URL, *, read_only: bool = False) -> Engine:
         pool: dict[str, Any] = {"poolclass": StaticPool} if self.single_connection else {"max_overflow": 40}
-        engine = _create_engine(url, connect_args={"check_same_thread": False}, **pool)
+        engine = _create_engine(url, connect_args={"check_same_thread": False, "uri": True}, **pool)
         # Dialects look up how a type is stored here; SQLAlchemy's own Decimal on SQLite rounds to 10 places.
         engine.dialect.colspecs = {**engine.dialect.colspecs, Numeric: _SqliteDecimal, Float: Float}
         begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
@@ -212,6 +242,50 @@ class _Sqlite(Backend):
     def lock(self, connection: Connection, name: str) -> None:
         """A write transaction on SQLite excludes all others already."""
 
+    @contextmanager
+    def row_transaction(self) -> Iterator[sqlite3.Cursor]:
+        self.acquire_write()
+        try:
+            with closing(self.write_engine.raw_connection()) as connection, _translated():
+                cursor: Any = connection.cursor()
+                cursor.execute("BEGIN IMMEDIATE")
+                try:
+                    yield cursor
+                    cursor.execute("COMMIT")
+                except BaseException:
+                    # A full disk has rolled back already.
+                    if cursor.connection.in_transaction:
+                        cursor.execute("ROLLBACK")
+                    raise
+        finally:
+            self.release_write()
+
+    @contextmanager
+    def row_savepoint(self, connection: Connection) -> Iterator[sqlite3.Cursor]:
+        with _translated():
+            cursor: Any = connection.connection.cursor()
+            cursor.execute("SAVEPOINT vstorage_rows")
+            try:
+                yield cursor
+                cursor.execute("RELEASE vstorage_rows")
+            except BaseException:
+                if cursor.connection.in_transaction:
+                    cursor.execute("ROLLBACK TO vstorage_rows")
+                    cursor.execute("RELEASE vstorage_rows")
+                raise
+
+    @contextmanager
+    def row_reader(self) -> Iterator[sqlite3.Cursor]:
+        if self.single_connection:
+            # Others must not see what is not committed yet.
+            self.acquire_write()
+        try:
+            with closing(self.read_engine.raw_connection()) as connection, _translated():
+                yield connection.cursor()  # type: ignore[misc]
+        finally:
+            if self.single_connection:
+                self.release_write()
+
     def begin_snapshot(self, connection: Connection) -> Connection:
         # BEGIN alone takes no snapshot; the first read does.
         connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar()
@@ -256,10 +330,25 @@ class _Postgresql(Backend):
             },
         )
         engine.dialect.type_compiler_instance = _PostgresqlTypes(engine.dialect)
-        # SERIAL or BIGSERIAL is decided by the type as the dialect adapts it.
-        wide = engine.dialect.colspecs[BigInteger]
-        engine.dialect.colspecs = {**engine.dialect.colspecs, Integer: wide, SmallInteger: SmallInteger}
+        engine.dialect.colspecs = {**engine.dialect.colspecs, Integer: _PostgresqlInteger, SmallInteger: SmallInteger}
         return engine
+
+    def advance_keys(self, connection: Connection, table: Table) -> None:
+        column = table.autoincrement_column
+        if column is None:
+            return
+        # A sequence does not see keys that were given.
+        name = connection.dialect.identifier_preparer.format_table(table)
+        sequence = connection.scalar(select(func.pg_get_serial_sequence(name, column.name)))
+        highest = connection.scalar(select(func.max(column)))
+        if sequence is not None and highest is not None:
+            connection.execute(
+                text(
+                    "SELECT setval(CAST(:sequence AS regclass), :highest)"
+                    " WHERE :highest > coalesce(pg_sequence_last_value(CAST(:sequence AS regclass)), 0)"
+                ),
+                {"sequence": sequence, "highest": highest},
+            )
 
     def lock(self, connection: Connection, name: str) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"vstorage:{name}"})
@@ -292,6 +381,14 @@ class _Mysql(Backend):
         connection.execute(text("SELECT name FROM vstorage_lock WHERE name = :name FOR UPDATE"), {"name": name})
 
 
+class Owner(NamedTuple):
+    """Who runs: the process (a fork copies the rest), the thread, and the asyncio task where there is one."""
+
+    process: int
+    thread: int
+    task: object
+
+
 class WriteGate:
     """First in, first out: threads take turns to write, in the order in which they came.
 
@@ -301,24 +398,24 @@ class WriteGate:
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._queue: collections.deque[threading.Lock] = collections.deque()
-        self._holder: tuple[int, object] | None = None
+        self._holder: Owner | None = None
 
     def acquire(self, timeout_seconds: float) -> None:
         """Wait for the turn.
 
         Raises:
             StorageBusy: It did not come in time.
-            TransactionError: It cannot come: this very thread holds it and would have to wait for itself.
+            TransactionError: It cannot come: another task of this thread's event loop holds it.
         """
         me = current_owner()
         with self._mutex:
             if self._holder is None:
                 self._holder = me
                 return
-            if self._holder[0] == me[0]:
+            if me.task is not None and self._holder.thread == me.thread:
                 raise TransactionError(
-                    "this thread has a write transaction open in another task or session and would wait for itself"
-                    " for ever; end that one first (leave its `with transaction():` block before awaiting)"
+                    "another task of this event loop has a write transaction open and could never end it while this one"
+                    " waits; leave the `with transaction():` block before awaiting"
                 )
             turn = threading.Lock()
             turn.acquire()
@@ -336,19 +433,19 @@ class WriteGate:
         with self._mutex:
             if self._queue:
                 # Never free in between, or a newcomer would slip in.
-                self._holder = (0, None)
+                self._holder = Owner(0, 0, None)
                 self._queue.popleft().release()
             else:
                 self._holder = None
 
 
-def current_owner() -> tuple[int, object]:
-    """Who is running: the thread, and the asyncio task where there is one."""
+def current_owner() -> Owner:
+    """Who is running here and now."""
     try:
         task = asyncio.current_task()
     except RuntimeError:
         task = None
-    return threading.get_ident(), task
+    return Owner(os.getpid(), threading.get_ident(), task)
 
 
 class _SqliteDecimal(Numeric[Decimal]):
@@ -381,6 +478,12 @@ class _SqliteDecimal(Numeric[Decimal]):
             return exact if exponent is None else exact.quantize(exponent)
 
         return load
+
+
+class _PostgresqlInteger(BigInteger):
+    """Makes keys BIGSERIAL, and lets the driver choose the width of a number: SQLAlchemy would cast it to 32 bits."""
+
+    render_bind_cast = False
 
 
 class _PostgresqlTypes(PGTypeCompiler):
@@ -449,6 +552,15 @@ def _raise_ours(context: ExceptionContext) -> None:
         ours = StorageUnavailable("the connection to the database was lost")
     if ours is not None:
         raise ours from context.original_exception
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Raise our exceptions in place of the driver's, where no engine of SQLAlchemy's is between."""
+    try:
+        yield
+    except (sqlite3.Error, OverflowError, UnicodeEncodeError) as error:
+        raise _translate(error) or error from error
 
 
 def _translate(error: BaseException) -> StorageError | None:

@@ -81,8 +81,9 @@ class RecordType:
         self._rules = {
             name: rule for name, column in self.columns.items() if (rule := _storage_rule(column)) is not None
         }
+        self._fields = frozenset(model.model_fields)
         field = model.model_fields.get(self.key)
-        self._key_adapter: TypeAdapter[Any] | None = TypeAdapter(field.annotation) if field else None  # type: ignore[arg-type]
+        self._key_adapter: TypeAdapter[Any] = TypeAdapter(field.annotation if field else Any)  # type: ignore[arg-type]
 
     def identity(self, key: Any) -> Any:
         """`key` in the type of the model's key, so that "7" finds 7.
@@ -90,12 +91,23 @@ class RecordType:
         Raises:
             InvalidInput: It cannot be one.
         """
-        if self._key_adapter is None or (type(key) is int and isinstance(self.key_column.type, Integer)):
+        if type(key) is int and isinstance(self.key_column.type, Integer):
             return key
         try:
-            return self._key_adapter.validate_python(key)
+            if key is not None:
+                return self._key_adapter.validate_python(key)
         except ValidationError:
-            raise InvalidInput(f"{key!r} cannot be a key of {self.model.__name__}") from None
+            pass
+        raise InvalidInput(f"{key!r} cannot be a key of {self.model.__name__}")
+
+    def values_of(self, instance: SQLModel) -> Values:
+        """What the instance holds of its columns; nothing is loaded."""
+        held = instance.__dict__
+        return {name: held[name] for name in self.columns if name in held}
+
+    def is_deleted(self, values: Mapping[str, Any]) -> bool:
+        """Whether the record with these values is soft-deleted."""
+        return self.has_soft_delete and values[SOFT_DELETE_FIELD] is not None
 
     def snapshot(self, values: Mapping[str, Any]) -> str:
         """The record's values as JSON, one spelling for equal values whether they come from Python or the database."""
@@ -116,7 +128,7 @@ class RecordType:
         Raises:
             InvalidRecord: A value is missing or not allowed by the model's types, constraints or validators.
         """
-        fields = {name: value for name, value in values.items() if name in self.model.model_fields}
+        fields = {name: value for name, value in values.items() if name in self._fields}
         if fields.get(self.key) is None and self.fills_in(self.key):
             fields.pop(self.key, None)
         # A table model validates nothing in its constructor; its validator works on any instance of the class.
@@ -167,8 +179,8 @@ def _canonical_form(column: Column[Any]) -> Callable[[Any], Any] | None:
     if isinstance(kind, Numeric) and not isinstance(kind, Float):
         if kind.scale is not None:
             exponent = Decimal(1).scaleb(-kind.scale)
-            return lambda value: Decimal(value).quantize(exponent)
-        return lambda value: format(Decimal(value).normalize(), "f")
+            return lambda value: Decimal(value).quantize(exponent) + 0  # no negative zero
+        return lambda value: format(Decimal(value).normalize() + 0, "f")
     return None
 
 

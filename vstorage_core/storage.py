@@ -12,7 +12,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -20,6 +21,7 @@ import importlib_metadata
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import Connection, Engine, MetaData, Table, event, inspect, select
 from sqlalchemy.orm import SessionTransaction
+from sqlalchemy.sql.ddl import sort_tables_and_constraints
 from sqlalchemy.sql.dml import UpdateBase
 from sqlmodel import Session, SQLModel
 
@@ -40,15 +42,26 @@ from vstorage_core.contributions import (
     Progress,
     progress_to,
 )
-from vstorage_core.engine import Backend, EngineSettings, current_owner, open_backend
+from vstorage_core.engine import Backend, EngineSettings, Owner, current_owner, open_backend
 from vstorage_core.errors import ConfigurationError, InvalidInput, StorageError, TransactionError
 from vstorage_core.plugins import PluginRegistry, refuse_duplicates
 from vstorage_core.records import record_type
+from vstorage_core.rows import RowPlan, has_listeners, is_plain
 
 if TYPE_CHECKING:
     from vstorage_core.accessor import ModelAccessor
 
 logger = logging.getLogger("vstorage")
+
+# SQLAlchemy's events that a row past the unit of work does not fire.
+_SESSION_EVENTS = attrgetter(
+    "after_flush_postexec", "do_orm_execute", "after_begin", "before_commit", "after_commit", "after_rollback",
+    "before_attach", "after_attach", "pending_to_persistent", "detached_to_persistent", "loaded_as_persistent",
+    "persistent_to_deleted",
+)  # fmt: skip
+_ENGINE_EVENTS = attrgetter(
+    "before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute", "commit", "rollback"
+)
 
 DEFAULT_URL = "sqlite:///./storage.db"
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
@@ -63,6 +76,14 @@ class StorageSession(Session):
         self.backend = backend
         self.writing = False
         self.inherited = False
+        self.changes: list[Change] = []
+        self.committed: list[Change] = []
+
+    def commit(self) -> None:
+        """Commit; what was written is told to the commit listeners when the scope ends."""
+        super().commit()
+        self.committed += self.changes
+        self.changes.clear()
 
     def begin_write(self) -> None:
         """Wait for the turn to write and take it.
@@ -89,6 +110,16 @@ def _release_write(session: StorageSession, transaction: SessionTransaction) -> 
         session.backend.release_write()
 
 
+@event.listens_for(StorageSession, "after_transaction_create")
+def _mark_changes(session: StorageSession, transaction: SessionTransaction) -> None:
+    session.info[transaction] = len(session.changes)
+
+
+@event.listens_for(StorageSession, "after_soft_rollback")
+def _forget_changes(session: StorageSession, transaction: SessionTransaction) -> None:
+    del session.changes[session.info.pop(transaction, 0) :]
+
+
 @dataclass(eq=False)
 class Scope:
     """A session in use.
@@ -96,16 +127,29 @@ class Scope:
     Attributes:
         owner: Thread and task that opened it.
         transactional: Whether a transaction is open that only its opener may commit.
-        changes: What has been written in that transaction, for the commit listeners.
         accessor: The accessor whose operation is running.
     """
 
     storage: Storage
     session: Session
-    owner: tuple[int, object]
+    owner: Owner
     transactional: bool = False
-    changes: list[Change] = field(default_factory=list)
     accessor: ModelAccessor[Any] | None = None
+
+
+@dataclass(eq=False)
+class RowTransaction:
+    """A write transaction for rows that no unit of work handles.
+
+    Attributes:
+        cursor: The driver's.
+        session: The session whose transaction it is part of, if there is one.
+        changes: What has been written, for the commit listeners.
+    """
+
+    cursor: Any
+    session: Session | None
+    changes: list[Change]
 
 
 _scopes: ContextVar[tuple[Scope, ...]] = ContextVar("vstorage_scopes", default=())
@@ -123,6 +167,7 @@ class Storage:
 
     Attributes:
         extensions: What plugins keep for as long as this storage lives, by plugin name.
+        allows_direct_rows: False sends every write through SQLAlchemy's unit of work, to look for differences.
 
     Raises:
         ConfigurationError: The URL or a setting cannot work.
@@ -147,7 +192,10 @@ class Storage:
         self._accessors: dict[type[SQLModel], ModelAccessor[Any]] = {}
         self.plugin_registry = PluginRegistry(plugins, entry_points=entry_points)
         self._contributed: dict[str, Any] = {}
+        self._row_plans: dict[type[SQLModel], RowPlan | None] = {}
+        self._unused_session = StorageSession(self, self._backend)
         self.extensions: dict[str, Any] = {}
+        self.allows_direct_rows = True
 
     def __enter__(self) -> Storage:
         return self
@@ -180,7 +228,7 @@ class Storage:
                         engine.dispose(close=False)
                     self._backend = open_backend(self._url, self._engine_settings)
                 if self._opened_in != pid:
-                    upgrade_audit_table(self._backend.write_engine)
+                    upgrade_audit_table(self._backend.write_engine, self._backend.read_engine)
                     self._opened_in = pid
         return self._backend
 
@@ -244,8 +292,14 @@ class Storage:
 
     def tables(self) -> list[Table]:
         """The tables of the models, as far as the database has them; referenced tables come first."""
-        existing = set(inspect(self.engine).get_table_names())
-        return [table for metadata in self._metadata() for table in metadata.sorted_tables if table.name in existing]
+        existing = set(inspect(self._open().read_engine).get_table_names())
+        ordered: list[Table | None] = []
+        for metadata in self._metadata():
+            tables = sorted(metadata.tables.values(), key=lambda table: table.key)
+            # Unlike `sorted_tables` this does not warn where tables refer to each other in a circle.
+            pairs = sort_tables_and_constraints(tables)  # type: ignore[no-untyped-call]
+            ordered += [table for table, _ in pairs]
+        return [table for table in ordered if table is not None and table.name in existing]
 
     def _metadata(self) -> list[MetaData]:
         models: list[type[SQLModel]] = [SQLModel, *self._accessors]
@@ -292,14 +346,75 @@ class Storage:
             with self._new_scope() as scope, self._outermost(scope):
                 yield scope.session
         elif scope.transactional:
-            with self._savepoint(scope):
+            with _savepoint(scope.session):
                 yield scope.session
         else:
             with self._outermost(scope):
                 yield scope.session
-        if not scope.transactional and scope.changes:
-            changes, scope.changes = scope.changes, []
-            self._tell_committed(changes)
+            self._tell_committed(scope.session)
+
+    @contextmanager
+    def row_reader(self) -> Iterator[Any]:
+        """The driver's cursor for one read of committed rows."""
+        with self._open().row_reader() as cursor:
+            yield cursor
+
+    @contextmanager
+    def reading_connection(self) -> Iterator[Connection]:
+        """A connection for one read of committed rows."""
+        backend = self._open()
+        if backend.single_connection:
+            with self.use_session() as session:
+                yield session.connection()
+        else:
+            with backend.read_engine.connect() as connection:
+                yield connection
+
+    @contextmanager
+    def row_transaction(self) -> Iterator[RowTransaction]:
+        """`transaction` for rows with a `row_plan`; makes no session unless one is open."""
+        scope = self.current_scope()
+        if scope is None:
+            changes: list[Change] = []
+            with self._open().row_transaction() as cursor:
+                yield RowTransaction(cursor, None, changes)
+            self._tell(changes)
+        elif scope.transactional:
+            session = scope.session
+            if not isinstance(session, StorageSession):
+                raise TransactionError("rows are written directly only in a session of the storage's own")
+            session.begin_write()
+            with self._backend.row_savepoint(session.connection()) as cursor:
+                written = RowTransaction(cursor, session, [])
+                yield written
+            session.changes += written.changes
+        else:
+            with self.transaction(), self.row_transaction() as written:
+                yield written
+
+    def row_plan(self, model: type[SQLModel]) -> RowPlan | None:
+        """How rows of the model are written directly; None when SQLAlchemy's unit of work must do it."""
+        if not self.allows_direct_rows or not self._backend.writes_rows:
+            return None
+        try:
+            plan = self._row_plans[model]
+        except KeyError:
+            record = record_type(model)
+            plan = RowPlan(record, self._backend.write_engine.dialect) if is_plain(record) else None
+            self._row_plans[model] = plan
+        return None if plan is None or has_listeners(plan.record) else plan
+
+    def has_listeners(self) -> bool:
+        """Whether somebody besides us listens to SQLAlchemy's events of the current session or of the engine."""
+        scope = self.current_scope()
+        session = (scope.session if scope else self._unused_session).dispatch
+        return (
+            len(session.before_flush) > 1  # our own
+            or len(session.after_flush) > 1
+            or any(_SESSION_EVENTS(session))
+            or any(_ENGINE_EVENTS(self._backend.write_engine.dispatch))
+            or any(_ENGINE_EVENTS(self._backend.read_engine.dispatch))
+        )
 
     @contextmanager
     def use_session(self, session: Session | None = None) -> Iterator[Session]:
@@ -320,19 +435,12 @@ class Storage:
             with self._new_scope() as scope:
                 yield scope.session
                 scope.session.commit()
-            if scope.changes:
-                self._tell_committed(scope.changes)
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
         """A connection on which all reads see one moment of the database; for exports."""
-        backend = self._open()
-        if backend.single_connection:
-            with self.use_session() as session:
-                yield session.connection()
-            return
-        with backend.read_engine.connect() as connection:
-            yield backend.begin_snapshot(connection)
+        with self.reading_connection() as connection:
+            yield connection if self._backend.single_connection else self._backend.begin_snapshot(connection)
 
     @contextmanager
     def write_connection(self) -> Iterator[Connection]:
@@ -344,6 +452,8 @@ class Storage:
             StorageBusy: Other writers held the database for too long.
             TransactionError: It would wait for a transaction of its own thread.
         """
+        if self.current_scope() is not None:
+            raise TransactionError("leave the session or transaction of this task first: it may hold the turn to write")
         backend = self._open()
         backend.acquire_write()
         try:
@@ -359,6 +469,13 @@ class Storage:
             raise TransactionError("a lock belongs to a transaction; call it inside `with storage.transaction():`")
         self._backend.lock(scope.session.connection(), name)
 
+    def advance_keys(self, table: Table) -> None:
+        """Inside a transaction that inserted rows with given keys: let generated keys go on after the highest one."""
+        scope = self.current_scope()
+        if scope is None or not scope.transactional:
+            raise TransactionError("call it inside the `with storage.transaction():` that inserted the rows")
+        self._backend.advance_keys(scope.session.connection(), table)
+
     @contextmanager
     def _new_scope(self) -> Iterator[Scope]:
         me = current_owner()
@@ -368,6 +485,7 @@ class Storage:
             )
             with self._pushed(Scope(self, session, me)) as scope:
                 yield scope
+        self._tell_committed(session)
 
     @contextmanager
     def _pushed(self, scope: Scope) -> Iterator[Scope]:
@@ -391,26 +509,19 @@ class Storage:
             yield
             session.commit()
         except BaseException:
-            scope.changes.clear()
             session.rollback()
             raise
         finally:
             scope.transactional = False
 
-    @contextmanager
-    def _savepoint(self, scope: Scope) -> Iterator[None]:
-        written = len(scope.changes)
-        savepoint = scope.session.begin_nested()
-        try:
-            yield
-            savepoint.commit()
-        except BaseException:
-            del scope.changes[written:]
-            if savepoint.is_active or scope.session.in_nested_transaction():
-                savepoint.rollback()
-            raise
+    def _tell_committed(self, session: Session) -> None:
+        if isinstance(session, StorageSession):
+            changes, session.committed = session.committed, []
+            self._tell(changes)
 
-    def _tell_committed(self, changes: list[Change]) -> None:
+    def _tell(self, changes: list[Change]) -> None:
+        if not changes:
+            return
         for accessor in self.accessors:
             own = [change for change in changes if change.component == accessor.component]
             for listener in accessor.commit_listeners if own else ():
@@ -547,6 +658,20 @@ def _check_database(storage: Storage) -> Mapping[str, Any]:
     return {}
 
 
+@contextmanager
+def _savepoint(session: Session) -> Iterator[None]:
+    if isinstance(session, StorageSession):
+        session.begin_write()
+    savepoint = session.begin_nested()
+    try:
+        yield
+        savepoint.commit()
+    except BaseException:
+        if savepoint.is_active or session.in_nested_transaction():
+            savepoint.rollback()
+        raise
+
+
 def _watch_flushes(session: Any, storage: Storage | None = None) -> None:
     """Validate and audit what sessions of this class, or this one session, write."""
     if isinstance(session, Session):
@@ -571,11 +696,9 @@ def _before_flush(session: Session, _context: object, _instances: object) -> Non
 
 
 def _after_flush(session: Session, _context: object) -> None:
-    storage = _storage_of(session)
     changes = write_entries(session.connection(), session.info.pop("vstorage_flush").entries(session))
-    scope = storage.current_scope()
-    if scope is not None and scope.session is session:
-        scope.changes.extend(changes)
+    if isinstance(session, StorageSession):
+        session.changes += changes
 
 
 def _validate(storage: Storage, instance: SQLModel) -> None:

@@ -1,0 +1,99 @@
+"""The filter language: `age__gte=18`, `name__contains="ab"`; the same in Python, over HTTP and on the command line."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy
+from pydantic import TypeAdapter, ValidationError
+from sqlalchemy import JSON, Boolean, Column, ColumnElement, LargeBinary, String, TypeDecorator, Uuid, or_
+
+from vstorage_core.errors import InvalidInput
+from vstorage_core.records import RecordType
+
+Condition = Callable[[Any, Any], ColumnElement[bool]]
+
+# `ne` and `not_in` hold for NULL as well: each is true of every record for which its opposite is not.
+_EQUALITY: dict[str, Condition] = {
+    "eq": lambda column, value: column.is_(None) if value is None else column == value,
+    "ne": lambda column, value: column.is_not(None) if value is None else or_(column != value, column.is_(None)),
+    "in": lambda column, values: column.in_(values),
+    "not_in": lambda column, values: or_(column.not_in(values), column.is_(None)),
+}
+_ORDER: dict[str, Condition] = {
+    "gt": lambda column, value: column > value,
+    "gte": lambda column, value: column >= value,
+    "lt": lambda column, value: column < value,
+    "lte": lambda column, value: column <= value,
+}
+# In the first three, % and _ stand for themselves; in the other two they are wildcards.
+_TEXT: dict[str, Condition] = {
+    "contains": lambda column, value: column.contains(value, autoescape=True),
+    "startswith": lambda column, value: column.startswith(value, autoescape=True),
+    "endswith": lambda column, value: column.endswith(value, autoescape=True),
+    "like": lambda column, value: column.like(value),
+    "ilike": lambda column, value: column.ilike(value),
+}
+_NULL: dict[str, Condition] = {"is_null": lambda column, value: column.is_(None) if value else column.is_not(None)}
+
+
+def operators_of(column: Column[Any]) -> Mapping[str, Condition]:
+    """The operators that make sense for the column's type, by name."""
+    kind = column.type.impl_instance if isinstance(column.type, TypeDecorator) else column.type
+    if isinstance(kind, JSON):
+        return _NULL
+    if isinstance(kind, sqlalchemy.Enum | Boolean | LargeBinary | Uuid):
+        return {**_EQUALITY, **_NULL}
+    if isinstance(kind, String):
+        return {**_EQUALITY, **_ORDER, **_TEXT, **_NULL}
+    return {**_EQUALITY, **_ORDER, **_NULL}
+
+
+def conditions_of(record: RecordType, filters: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+    """SQL conditions for filters such as `{"age__gte": 18, "name": "Ana"}`; a field alone means `eq`.
+
+    Raises:
+        InvalidInput: A field or operator is unknown, or a value is not of the field's type.
+    """
+    return [_condition(record, name, value) for name, value in filters.items()]
+
+
+def _condition(record: RecordType, name: str, value: Any) -> ColumnElement[bool]:
+    field, _, operator = (name, "", "eq") if name in record.columns else name.rpartition("__")
+    if field not in record.columns:
+        raise InvalidInput(f"cannot filter by {name!r}; the fields are {', '.join(record.columns)}")
+    known = operators_of(record.columns[field])
+    if operator not in known:
+        raise InvalidInput(f"cannot filter by {name!r}; the operators of {field} are {', '.join(known)}")
+    if operator in ("in", "not_in"):
+        if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
+            raise InvalidInput(f"{name} takes a list of values")
+        value = [_typed(record, field, item) for item in value]
+    elif operator == "is_null":
+        if not isinstance(value, bool):
+            raise InvalidInput(f"{name} takes True or False")
+    else:
+        value = _typed(record, field, value)
+    return known[operator](getattr(record.model, field), value)
+
+
+def _typed(record: RecordType, field: str, value: Any) -> Any:
+    """The value in the field's type: a database would compare "18" with 18 as text, or not at all."""
+    if value is None or field not in record.model.model_fields:
+        return value
+    try:
+        typed = _adapter(record, field).validate_python(value)
+    except ValidationError:
+        raise InvalidInput(f"{value!r} cannot be compared with {field}") from None
+    if isinstance(typed, datetime) and typed.tzinfo is None:
+        raise InvalidInput(f"{field} is compared with a time that has a time zone, e.g. datetime.now(timezone.utc)")
+    return typed
+
+
+@functools.cache
+def _adapter(record: RecordType, field: str) -> TypeAdapter[Any]:
+    annotation: Any = record.model.model_fields[field].annotation
+    return TypeAdapter(annotation)

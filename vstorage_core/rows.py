@@ -1,0 +1,195 @@
+"""Rows read and written with SQL that is put together once per model, past SQLAlchemy's unit of work.
+
+The one place that knows about prepared statements. A unit of work costs ten times what SQLite needs for the row
+itself, so plain models go this way; whatever could tell the difference (relationships, inheritance, events, defaults
+that SQLAlchemy or the database fill in) keeps the unit of work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter, itemgetter
+from typing import Any
+
+from sqlalchemy import Column, Dialect, Integer
+from sqlalchemy.orm.attributes import instance_state
+from sqlmodel import SQLModel
+
+from vstorage_core.records import RecordType, Values
+
+# SQLite takes 999 parameters in old builds.
+CHUNK = 500
+
+_MAPPER_EVENTS = attrgetter(
+    "before_insert", "after_insert", "before_update", "after_update", "before_delete", "after_delete"
+)
+_INSTANCE_EVENTS = attrgetter("load", "refresh", "refresh_flush", "expire")
+
+
+class _Insert:
+    """An INSERT of some columns, and how values become its parameters."""
+
+    def __init__(self, table: str, columns: Mapping[str, Column[Any]], dialect: Dialect) -> None:
+        names = [dialect.identifier_preparer.format_column(column) for column in columns.values()]
+        self.statement = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608
+        self._values_of = _getter(list(columns))
+        self._binds = _binds(columns.values(), dialect)
+
+    def row(self, values: Mapping[str, Any]) -> list[Any]:
+        row = list(self._values_of(values))
+        for position, process in self._binds.items():
+            row[position] = process(row[position])
+        return row
+
+
+class RowPlan:
+    """The statements of one model on one dialect, and how rows become values and instances."""
+
+    def __init__(self, record: RecordType, dialect: Dialect) -> None:
+        self.record = record
+        quote = dialect.identifier_preparer
+        table = record.mapper.local_table
+        self._names = tuple(record.columns)
+        self._column_names = {name: quote.format_column(column) for name, column in record.columns.items()}
+        self._table = quote.format_table(table)
+        self._key_name = record.key
+        self._key = self._column_names[record.key]
+        self._binds = {
+            self._names[position]: bind for position, bind in _binds(record.columns.values(), dialect).items()
+        }
+        self._loads = _loads(record.columns.values(), dialect)
+        self._with_default = [name for name, column in record.columns.items() if column.default is not None]
+        self._insert = _Insert(self._table, record.columns, dialect)
+        others = {name: column for name, column in record.columns.items() if name != record.key}
+        # Where the database makes the key of a row that has none.
+        makes_key = record.key_column is table.autoincrement_column and type(record.key_column.type) is Integer
+        self._insert_without_key = _Insert(self._table, others, dialect) if makes_key and others else None
+        self._select = f"SELECT {', '.join(self._column_names.values())} FROM {self._table} WHERE {self._key} "  # noqa: S608
+        self._updates: dict[tuple[str, ...], str] = {}
+        self._class = record.mapper.class_
+        self._new_instance = record.mapper.class_manager.new_instance
+
+    def takes(self, values: Values) -> bool:
+        """Whether the row can be inserted as it is: SQLAlchemy puts a column's default in the place of None."""
+        return all(values[name] is not None for name in self._with_default)
+
+    def bind(self, name: str, value: Any) -> Any:
+        """The value as the driver takes it."""
+        process = self._binds.get(name)
+        return value if process is None else process(value)
+
+    def _values(self, row: Sequence[Any]) -> Values:
+        values = list(row)
+        for position, process in self._loads.items():
+            values[position] = process(values[position])
+        return dict(zip(self._names, values, strict=True))
+
+    # Statements; `cursor` is the driver's
+
+    def insert(self, cursor: Any, values: Values) -> None:
+        """Insert one row; a key that the database makes is put into `values`."""
+        if values[self._key_name] is None and self._insert_without_key is not None:
+            cursor.execute(self._insert_without_key.statement, self._insert_without_key.row(values))
+            values[self._key_name] = cursor.lastrowid
+        else:
+            cursor.execute(self._insert.statement, self._insert.row(values))
+
+    def insert_without_keys(self, cursor: Any, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Insert rows whose keys nobody needs to know."""
+        insert = self._insert_without_key
+        assert insert is not None  # noqa: S101 (only the audit table is written so)
+        cursor.executemany(insert.statement, map(insert.row, rows))
+
+    def select(self, cursor: Any, keys: Sequence[Any]) -> Iterator[Values]:
+        """The stored rows of these keys."""
+        bound = [self.bind(self.record.key, key) for key in keys]
+        for start in range(0, len(bound), CHUNK):
+            chunk = bound[start : start + CHUNK]
+            cursor.execute(f"{self._select} IN ({', '.join('?' * len(chunk))})", chunk)
+            yield from map(self._values, cursor.fetchall())
+
+    def select_one(self, cursor: Any, key: Any) -> Values | None:
+        """The stored row of this key."""
+        row = cursor.execute(self._select + "= ?", (self.bind(self.record.key, key),)).fetchone()
+        return None if row is None else self._values(row)
+
+    def update(self, cursor: Any, keys: Sequence[Any], changes: Mapping[str, Any]) -> None:
+        """Give the rows of these keys the changed values."""
+        names = tuple(changes)
+        statement = self._updates.get(names)
+        if statement is None:
+            assignments = ", ".join(f"{self._column_names[name]} = ?" for name in names)
+            statement = f"UPDATE {self._table} SET {assignments} WHERE {self._key} "  # noqa: S608
+            self._updates[names] = statement
+        self._for_keys(cursor, statement, [self.bind(name, value) for name, value in changes.items()], keys)
+
+    def delete(self, cursor: Any, keys: Sequence[Any]) -> None:
+        """Delete the rows of these keys."""
+        self._for_keys(cursor, f"DELETE FROM {self._table} WHERE {self._key} ", [], keys)  # noqa: S608
+
+    def _for_keys(self, cursor: Any, statement: str, parameters: list[Any], keys: Sequence[Any]) -> None:
+        bound = [self.bind(self.record.key, key) for key in keys]
+        for start in range(0, len(bound), CHUNK):
+            chunk = bound[start : start + CHUNK]
+            cursor.execute(f"{statement} IN ({', '.join('?' * len(chunk))})", [*parameters, *chunk])
+
+    # Instances
+
+    def make(self, values: Values) -> SQLModel:
+        """An instance of the stored row, detached, as if it had been loaded by a session that is closed."""
+        instance: SQLModel = self._new_instance()
+        state = instance_state(instance)
+        state.dict.update(values)
+        state.key = (self._class, (values[self._key_name],), None)
+        return instance
+
+    def settle(self, instance: SQLModel, values: Values) -> None:
+        """Make the instance, which no session knows, a detached one of the stored row with these values."""
+        state = instance_state(instance)
+        state.dict.update(values)
+        state.key = (self._class, (values[self._key_name],), None)
+        # What make_transient_to_detached() does for an instance that lacks nothing.
+        state._commit_all(state.dict)
+
+
+def _getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
+    return itemgetter(*names) if len(names) > 1 else lambda values: (values[names[0]],)
+
+
+def _binds(columns: Iterable[Column[Any]], dialect: Dialect) -> dict[int, Callable[[Any], Any]]:
+    processors = (column.type.dialect_impl(dialect).bind_processor(dialect) for column in columns)
+    return {position: processor for position, processor in enumerate(processors) if processor is not None}
+
+
+def _loads(columns: Iterable[Column[Any]], dialect: Dialect) -> dict[int, Callable[[Any], Any]]:
+    processors = (column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns)
+    return {position: processor for position, processor in enumerate(processors) if processor is not None}
+
+
+def is_plain(record: RecordType) -> bool:
+    """Whether rows of the model hold nothing that only the unit of work knows how to handle."""
+    mapper = record.mapper
+    return (
+        not mapper.relationships
+        and mapper.inherits is None
+        and list(mapper.self_and_descendants) == [mapper]
+        and mapper.version_id_col is None
+        and mapper.polymorphic_on is None
+        and len(mapper.attrs) == len(record.columns) == len(mapper.local_table.columns)
+        and not any(attribute.deferred for attribute in mapper.column_attrs)
+        and set(record.columns) <= set(record.model.model_fields)
+        and all(
+            column.onupdate is None
+            and column.server_default is None
+            and column.server_onupdate is None
+            and not column.type._has_column_expression
+            and not column.type._has_bind_expression
+            for column in record.columns.values()
+        )
+    )
+
+
+def has_listeners(record: RecordType) -> bool:
+    """Whether somebody listens to SQLAlchemy's events of the model."""
+    mapper = record.mapper
+    return any(_MAPPER_EVENTS(mapper.dispatch)) or any(_INSTANCE_EVENTS(mapper.class_manager.dispatch))
