@@ -24,6 +24,7 @@ from vstorage_core.contributions import (
 from vstorage_core.errors import (
     ConfigurationError,
     ConstraintViolation,
+    ImportInProgress,
     ImportRefused,
     InvalidInput,
     InvalidRecord,
@@ -49,6 +50,7 @@ __all__ = [
     "Exporter",
     "Health",
     "HealthCheck",
+    "ImportInProgress",
     "ImportRefused",
     "Importer",
     "InvalidInput",

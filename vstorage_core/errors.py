@@ -10,6 +10,7 @@ StorageError
 ├── ConstraintViolation           (a sqlalchemy IntegrityError) the database refuses the row
 ├── RecordDeleted                 a write to a record that is soft-deleted
 ├── RecordLimitReached            one record more than the component may hold
+├── ImportInProgress              another import is replacing the database
 ├── TransactionError              a session or transaction used where it cannot be
 └── StorageUnavailable            the database cannot be used now: locked, full, unreachable
     └── StorageBusy               other writers held the database for too long
@@ -102,6 +103,10 @@ class RecordDeleted(StorageError):
 
 class RecordLimitReached(StorageError):
     """The component holds as many records as it may."""
+
+
+class ImportInProgress(StorageError):
+    """Another import is replacing the database; nothing was changed by this one."""
 
 
 class TransactionError(StorageError):

@@ -214,6 +214,11 @@ class Storage:
         return self._backend.url.render_as_string(hide_password=True)
 
     @property
+    def is_in_memory(self) -> bool:
+        """Whether the database lives in its one connection and is gone when that closes."""
+        return self._backend.single_connection
+
+    @property
     def engine(self) -> Engine:
         """SQLAlchemy's engine for your own work; on SQLite each of its transactions holds the write lock."""
         return self._open().write_engine
@@ -292,7 +297,8 @@ class Storage:
 
     def tables(self) -> list[Table]:
         """The tables of the models, as far as the database has them; referenced tables come first."""
-        existing = set(inspect(self._open().read_engine).get_table_names())
+        with self.reading_connection() as connection:
+            existing = set(inspect(connection).get_table_names())
         ordered: list[Table | None] = []
         for metadata in self._metadata():
             tables = sorted(metadata.tables.values(), key=lambda table: table.key)

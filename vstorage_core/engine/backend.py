@@ -1,0 +1,113 @@
+"""One database, however it is reached: its engines, and how its writers take turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import sqlalchemy
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Connection, Engine, Table, event
+from sqlalchemy.engine import URL
+
+from vstorage_core.engine.driver_errors import raise_ours
+from vstorage_core.errors import ConfigurationError
+
+
+class EngineSettings(BaseModel):
+    """The `engine` section of a storage's configuration.
+
+    Attributes:
+        durability: What a power cut can cost on SQLite. `full`: nothing that was acknowledged. `normal`: the last
+            moments, never the database; many times fewer flash writes. `off`: the database itself.
+        timeout_seconds: How long a writer waits for others before `StorageBusy`.
+        journal_size_limit_bytes: Size at which SQLite's write-ahead log is written back and cut, readers or not.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    durability: Literal["full", "normal", "off"] = "full"
+    timeout_seconds: float = Field(default=10.0, gt=0)
+    journal_size_limit_bytes: int = Field(default=64 * 1024 * 1024, gt=0)
+
+
+class Backend:
+    """The engines of one database and the way its writers take turns.
+
+    Attributes:
+        write_engine: Every transaction on it may write; on SQLite it holds the write lock from its first statement.
+        read_engine: Refuses writes on SQLite; the write engine elsewhere.
+        single_connection: Whether the database lives in one connection, as SQLite in memory does.
+        writes_rows: Whether rows may be written and read through the driver's own cursor.
+    """
+
+    single_connection = False
+    writes_rows = False
+
+    def __init__(self, url: URL, settings: EngineSettings) -> None:
+        self.url = url
+        self.settings = settings
+        self.write_engine = self._open_engine(url)
+        self.read_engine = self.write_engine
+
+    def _open_engine(self, url: URL) -> Engine:
+        options = {"connect_args": {"connect_timeout": int(self.settings.timeout_seconds)}}
+        return create_engine(url, pool_pre_ping=True, **options)
+
+    def acquire_write(self, timeout_seconds: float | None = None) -> None:
+        """Wait for the turn to write; servers let writers run side by side."""
+
+    def release_write(self) -> None:
+        """Let the next writer go."""
+
+    def lock(self, connection: Connection, name: str) -> None:
+        """Make transactions that lock the same `name` run one after the other, until this one ends."""
+        raise NotImplementedError
+
+    def begin_snapshot(self, connection: Connection) -> Connection:
+        """All reads on the connection, up to its close, see one moment of the database."""
+        return connection.execution_options(isolation_level="REPEATABLE READ")
+
+    @contextmanager
+    def row_transaction(self) -> Iterator[Any]:
+        """The driver's cursor in a write transaction of its own."""
+        raise NotImplementedError
+        yield
+
+    @contextmanager
+    def row_savepoint(self, connection: Connection) -> Iterator[Any]:
+        """The driver's cursor in a savepoint of the transaction that the connection is in."""
+        raise NotImplementedError
+        yield
+
+    @contextmanager
+    def row_reader(self) -> Iterator[Any]:
+        """The driver's cursor for a single read."""
+        raise NotImplementedError
+        yield
+
+    def advance_keys(self, connection: Connection, table: Table) -> None:
+        """Let generated keys go on after the highest one in the table; most databases do so by themselves."""
+
+    def close(self) -> None:
+        """Close all connections that are not in use."""
+        self.write_engine.dispose()
+        if self.read_engine is not self.write_engine:
+            self.read_engine.dispose()
+
+
+def create_engine(url: URL, **options: Any) -> Engine:
+    """SQLAlchemy's engine, raising our exceptions.
+
+    Raises:
+        ConfigurationError: The driver is not installed.
+    """
+    try:
+        engine = sqlalchemy.create_engine(url, **options)
+    except ModuleNotFoundError as error:
+        extra = {"psycopg": "postgres", "pymysql": "mysql"}.get(error.name or "")
+        hint = f"pip install 'vstorage-core[{extra}]'" if extra else f"pip install {error.name}"
+        raise ConfigurationError(f"{url.render_as_string()} needs the driver {error.name}: {hint}") from error
+    event.listen(engine, "handle_error", raise_ours)
+    return engine

@@ -1,0 +1,150 @@
+"""From the drivers' exceptions to ours: without SQL, parameters or values in their texts."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.engine import ExceptionContext
+
+from vstorage_core.errors import (
+    ConfigurationError,
+    ConstraintKind,
+    ConstraintViolation,
+    InvalidInput,
+    StorageBusy,
+    StorageError,
+    StorageUnavailable,
+)
+
+
+def raise_ours(context: ExceptionContext) -> None:
+    """SQLAlchemy event: raise our exception in place of the driver's, without SQL or parameters in its message."""
+    if context.is_pre_ping:
+        return  # the pool wants to know whether it must reconnect
+    ours = _translate(context.original_exception)
+    if ours is None and context.is_disconnect:
+        ours = StorageUnavailable("the connection to the database was lost")
+    if ours is not None:
+        raise ours from context.original_exception
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise our exceptions in place of the driver's, where no engine of SQLAlchemy's is between."""
+    try:
+        yield
+    except (sqlite3.Error, OverflowError, UnicodeEncodeError) as error:
+        raise _translate(error) or error from error
+
+
+def _translate(error: BaseException) -> StorageError | None:
+    if isinstance(error, StorageError):
+        return error
+    if isinstance(error, sqlite3.Error):
+        return _translate_sqlite(error)
+    if isinstance(error, OverflowError):
+        return InvalidInput("a whole number is larger than the 64 bits that a database keeps")
+    if isinstance(error, UnicodeEncodeError):
+        return InvalidInput("a text contains characters that are not valid Unicode")
+    if type(error).__module__.startswith("pymysql") and error.args and isinstance(error.args[0], int):
+        return _translate_mysql(error, error.args[0], str(error.args[-1]))
+    sqlstate = getattr(error, "sqlstate", None)
+    if sqlstate is not None:
+        return _translate_postgresql(error, sqlstate)
+    if type(error).__name__ in ("OperationalError", "ConnectionTimeout"):
+        return StorageUnavailable("the database cannot be reached")
+    return None
+
+
+_SQLITE_CONSTRAINTS: dict[str, ConstraintKind] = {
+    "UNIQUE": "unique",
+    "FOREIGN KEY": "foreign_key",
+    "NOT NULL": "not_null",
+    "CHECK": "check",
+}
+_SQLITE_UNAVAILABLE = {
+    "database or disk is full": "the disk is full",
+    "disk I/O error": "the disk reports an input/output error",
+    "attempt to write a readonly database": "the database is read-only here; to write, use `with transaction():`",
+    "unable to open database file": "the database file cannot be opened",
+    "database disk image is malformed": "the database file is damaged; restore a backup",
+    "file is not a database": "the file is not an SQLite database",
+}
+
+
+def _translate_sqlite(error: sqlite3.Error) -> StorageError | None:
+    # By text, because Python 3.10 does not tell SQLite's result codes; the texts are part of SQLite's interface.
+    message = str(error)
+    constraint = re.match(r"(UNIQUE|FOREIGN KEY|NOT NULL|CHECK) constraint failed(?:: (.*))?$", message, re.DOTALL)
+    if constraint:
+        kind = _SQLITE_CONSTRAINTS[constraint[1]]
+        fields = [] if kind == "check" else [name.split(".")[-1] for name in (constraint[2] or "").split(", ") if name]
+        return _violation(kind, fields, error)
+    if "is locked" in message or "database is busy" in message:
+        return StorageBusy("another process holds the database; try again")
+    if message.startswith("no such table"):
+        return ConfigurationError(
+            f"{message}; create it with bootstrap(…, create_tables=True) or storage.create_tables()"
+        )
+    for text_, meaning in _SQLITE_UNAVAILABLE.items():
+        if message.startswith(text_):
+            return StorageUnavailable(meaning)
+    return None
+
+
+def _translate_postgresql(error: BaseException, sqlstate: str) -> StorageError | None:
+    diagnostics = getattr(error, "diag", None)
+    # "Key (email)=(a@b) already exists.": the value must not leave the server, the column may.
+    key = re.match(r"Key \(([^)]*)\)", getattr(diagnostics, "message_detail", None) or "")
+    fields = [name.strip(' "') for name in key[1].split(",")] if key else []
+    if sqlstate == "23505":
+        return _violation("unique", fields, error)
+    if sqlstate == "23503":
+        return _violation("foreign_key", fields, error)
+    if sqlstate == "23502":
+        return _violation("not_null", [getattr(diagnostics, "column_name", None) or "?"], error)
+    if sqlstate == "23514":
+        return _violation("check", [], error)
+    if sqlstate == "42P01":
+        return ConfigurationError("a table does not exist; create it with bootstrap() or storage.create_tables()")
+    if sqlstate in ("55P03", "40001", "40P01"):
+        return StorageBusy("other transactions stood in the way; try again")
+    if sqlstate.startswith("22"):
+        return InvalidInput("the database refuses a value: it does not fit its column")
+    if sqlstate[:2] in ("08", "53", "57", "58"):
+        return StorageUnavailable("the database server cannot do this now")
+    return None
+
+
+_MYSQL_CONSTRAINTS: dict[int, ConstraintKind] = {
+    1062: "unique", 1451: "foreign_key", 1452: "foreign_key", 1048: "not_null", 3819: "check", 4025: "check"
+}  # fmt: skip
+
+
+def _translate_mysql(error: BaseException, number: int, message: str) -> StorageError | None:
+    if number in _MYSQL_CONSTRAINTS:
+        kind = _MYSQL_CONSTRAINTS[number]
+        named = re.search(r"for key '([^']*)'|Column '([^']*)'|FOREIGN KEY \(`([^`]*)`\)", message)
+        fields = [name.split(".")[-1] for name in named.groups() if name] if named else []
+        return _violation(kind, fields, error)
+    if number in (1205, 1213):
+        return StorageBusy("other transactions stood in the way; try again")
+    if number in (1264, 1366, 1406):
+        return InvalidInput("the database refuses a value: it does not fit its column")
+    if number in (1021, 1040, 1047, 1114, 1290, 2002, 2003, 2006, 2013):
+        return StorageUnavailable("the database server cannot do this now")
+    return None
+
+
+def _violation(kind: ConstraintKind, fields: list[str], error: BaseException) -> ConstraintViolation:
+    named = ", ".join(fields)
+    message = {
+        "unique": f"{named or 'a value'} is taken by another record",
+        "foreign_key": f"{named or 'a reference'} points to a record that does not exist, or a record is still in use",
+        "not_null": f"{named or 'a value'} is required",
+        "check": "a rule of the table refuses the values",
+    }[kind]
+    return ConstraintViolation(kind, fields, message, error)

@@ -1,0 +1,78 @@
+"""Writers of one process take turns: who runs, and the queue they wait in."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import os
+import threading
+from typing import NamedTuple
+
+from vstorage_core.errors import StorageBusy, TransactionError
+
+
+class Owner(NamedTuple):
+    """Who runs: the process (a fork copies the rest), the thread, and the asyncio task where there is one."""
+
+    process: int
+    thread: int
+    task: object
+
+
+class WriteGate:
+    """First in, first out: threads take turns to write, in the order in which they came.
+
+    SQLite's own `busy_timeout` polls, so under load some writers starve while others run.
+    """
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._queue: collections.deque[threading.Lock] = collections.deque()
+        self._holder: Owner | None = None
+
+    def acquire(self, timeout_seconds: float) -> None:
+        """Wait for the turn.
+
+        Raises:
+            StorageBusy: It did not come in time.
+            TransactionError: It cannot come: another task of this thread's event loop holds it.
+        """
+        me = current_owner()
+        with self._mutex:
+            if self._holder is None:
+                self._holder = me
+                return
+            if me.task is not None and self._holder.thread == me.thread:
+                raise TransactionError(
+                    "another task of this event loop has a write transaction open and could never end it while this one"
+                    " waits; leave the `with transaction():` block before awaiting"
+                )
+            turn = threading.Lock()
+            turn.acquire()
+            self._queue.append(turn)
+        if not turn.acquire(timeout=timeout_seconds):
+            with self._mutex:
+                if turn in self._queue:
+                    self._queue.remove(turn)
+                    raise StorageBusy(f"other writers held the database for {timeout_seconds:g} s; try again")
+            # The turn came between the deadline and the mutex.
+        self._holder = me
+
+    def release(self) -> None:
+        """Hand the turn to whoever waits longest."""
+        with self._mutex:
+            if self._queue:
+                # Never free in between, or a newcomer would slip in.
+                self._holder = Owner(0, 0, None)
+                self._queue.popleft().release()
+            else:
+                self._holder = None
+
+
+def current_owner() -> Owner:
+    """Who is running here and now."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return Owner(os.getpid(), threading.get_ident(), task)

@@ -1,0 +1,239 @@
+"""SQLite as an engine for machines: write-ahead log, one writer at a time, readers that cannot write."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Dialect, Engine, Float, Numeric, StaticPool, event
+from sqlalchemy.engine import URL
+
+from vstorage_core.engine.backend import Backend, EngineSettings, create_engine
+from vstorage_core.engine.driver_errors import translated
+from vstorage_core.engine.gate import WriteGate
+from vstorage_core.errors import ConfigurationError, InvalidInput
+
+logger = logging.getLogger("vstorage")
+
+_CHECKPOINT_TIMEOUT_MILLISECONDS = 500
+_NETWORK_FILE_SYSTEMS = (
+    "nfs",
+    "cifs",
+    "smb",
+    "9p",
+    "afs",
+    "ceph",
+    "glusterfs",
+    "lustre",
+    "fuse.sshfs",
+    "fuse.glusterfs",
+)
+
+
+class SqliteBackend(Backend):
+    """An SQLite file, or SQLite in memory with one connection for all."""
+
+    writes_rows = True
+    _log_path: Path | None = None
+
+    def __init__(self, url: URL, settings: EngineSettings) -> None:
+        database = url.database or ":memory:"
+        self.single_connection = database == ":memory:" or "mode=memory" in database
+        if not self.single_connection and not database.startswith("file:"):
+            # Absolute, so that a later chdir does not open another file.
+            path = Path(database).absolute()
+            if not path.parent.is_dir():
+                raise ConfigurationError(f"cannot open the database {path}: there is no folder {path.parent}")
+            url = url.set(database=str(path))
+            _warn_about_library()
+            _warn_about_file_system(path)
+            self._log_path = Path(f"{path}-wal")
+        self.gate = WriteGate()
+        self._checkpoint_at_bytes = settings.journal_size_limit_bytes
+        super().__init__(url, settings)
+        if not self.single_connection:
+            self.read_engine = self._open_engine(url, read_only=True)
+
+    def _open_engine(self, url: URL, *, read_only: bool = False) -> Engine:
+        pool: dict[str, Any] = {"poolclass": StaticPool} if self.single_connection else {"max_overflow": 40}
+        engine = create_engine(url, connect_args={"check_same_thread": False, "uri": True}, **pool)
+        # Dialects look up how a type is stored here; SQLAlchemy's own Decimal on SQLite rounds to 10 places.
+        engine.dialect.colspecs = {**engine.dialect.colspecs, Numeric: _SqliteDecimal, Float: Float}
+        begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
+
+        @event.listens_for(engine, "connect")
+        def configure(connection: sqlite3.Connection, _record: object) -> None:
+            # The driver's own BEGIN comes late and breaks savepoints; ours is sent by the listener below.
+            connection.isolation_level = None
+            self._configure(connection, read_only)
+
+        @event.listens_for(engine, "begin")
+        def begin_transaction(connection: Connection) -> None:
+            connection.exec_driver_sql(begin)
+
+        return engine
+
+    def _configure(self, connection: sqlite3.Connection, read_only: bool) -> None:
+        execute = connection.execute
+        execute(f"PRAGMA busy_timeout = {int(self.settings.timeout_seconds * 1000)}")
+        execute("PRAGMA foreign_keys = ON")
+        execute("PRAGMA trusted_schema = OFF")
+        # Without it INSERT OR REPLACE deletes rows behind the back of triggers.
+        execute("PRAGMA recursive_triggers = ON")
+        if not self.single_connection:
+            try:
+                mode = execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            except sqlite3.OperationalError as error:
+                mode = str(error)
+            if mode != "wal":
+                logger.warning(
+                    "%s: write-ahead logging is not available (%s); writers will block readers",
+                    self.url.database,
+                    mode,
+                )
+            execute(f"PRAGMA journal_size_limit = {self.settings.journal_size_limit_bytes}")
+            execute(f"PRAGMA synchronous = {self.settings.durability.upper()}")
+        if read_only:
+            execute("PRAGMA query_only = ON")
+
+    def acquire_write(self, timeout_seconds: float | None = None) -> None:
+        self.gate.acquire(self.settings.timeout_seconds if timeout_seconds is None else timeout_seconds)
+
+    def release_write(self) -> None:
+        try:
+            self._bound_log()
+        finally:
+            self.gate.release()
+
+    def _bound_log(self) -> None:
+        """Write the log back once it is too long; SQLite itself never cuts it while readers come and go."""
+        try:
+            size = self._log_path.stat().st_size if self._log_path else 0
+        except OSError:
+            return
+        if size < self._checkpoint_at_bytes:
+            return
+        with self.write_engine.connect() as connection:
+            execute = connection.connection.cursor().execute
+            execute(f"PRAGMA busy_timeout = {_CHECKPOINT_TIMEOUT_MILLISECONDS}")
+            blocked, _, _ = execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            execute(f"PRAGMA busy_timeout = {int(self.settings.timeout_seconds * 1000)}")
+        limit = self.settings.journal_size_limit_bytes
+        # Behind a long reader every further try would cost its time-out: wait until it is worth it again.
+        self._checkpoint_at_bytes = size + limit // 4 if blocked else limit
+
+    def lock(self, connection: Connection, name: str) -> None:
+        """A write transaction on SQLite excludes all others already."""
+
+    @contextmanager
+    def row_transaction(self) -> Iterator[sqlite3.Cursor]:
+        self.acquire_write()
+        try:
+            with closing(self.write_engine.raw_connection()) as connection, translated():
+                cursor: Any = connection.cursor()
+                cursor.execute("BEGIN IMMEDIATE")
+                try:
+                    yield cursor
+                    cursor.execute("COMMIT")
+                except BaseException:
+                    # A full disk has rolled back already.
+                    if cursor.connection.in_transaction:
+                        cursor.execute("ROLLBACK")
+                    raise
+        finally:
+            self.release_write()
+
+    @contextmanager
+    def row_savepoint(self, connection: Connection) -> Iterator[sqlite3.Cursor]:
+        with translated():
+            cursor: Any = connection.connection.cursor()
+            cursor.execute("SAVEPOINT vstorage_rows")
+            try:
+                yield cursor
+                cursor.execute("RELEASE vstorage_rows")
+            except BaseException:
+                if cursor.connection.in_transaction:
+                    cursor.execute("ROLLBACK TO vstorage_rows")
+                    cursor.execute("RELEASE vstorage_rows")
+                raise
+
+    @contextmanager
+    def row_reader(self) -> Iterator[sqlite3.Cursor]:
+        if self.single_connection:
+            # Others must not see what is not committed yet.
+            self.acquire_write()
+        try:
+            with closing(self.read_engine.raw_connection()) as connection, translated():
+                yield connection.cursor()  # type: ignore[misc]
+        finally:
+            if self.single_connection:
+                self.release_write()
+
+    def begin_snapshot(self, connection: Connection) -> Connection:
+        # BEGIN alone takes no snapshot; the first read does.
+        connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar()
+        return connection
+
+
+@functools.cache
+def _warn_about_library() -> None:
+    # https://www.sqlite.org/wal.html#walresetbug
+    if (3, 7, 0) <= sqlite3.sqlite_version_info <= (3, 51, 2):
+        logger.warning(
+            "SQLite %s can damage a database that two processes write to at once (WAL-reset bug, fixed in 3.51.3);"
+            " let one process write, or install a newer SQLite",
+            sqlite3.sqlite_version,
+        )
+
+
+def _warn_about_file_system(path: Path) -> None:
+    try:
+        mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return  # not Linux
+    folders = {fields[1].replace("\\040", " "): fields[2] for fields in map(str.split, mounts)}
+    mounted = next((folders[str(folder)] for folder in path.parents if str(folder) in folders), "")
+    if mounted.startswith(_NETWORK_FILE_SYSTEMS):
+        logger.warning(
+            "%s is on a network file system (%s), where SQLite's locks do not work; keep it on a local disk",
+            path,
+            mounted,
+        )
+
+
+class _SqliteDecimal(Numeric[Decimal]):
+    """Decimal in SQLite's NUMERIC, which keeps whole numbers of 64 bits and 15 digits else.
+
+    SQLAlchemy's own type rounds silently; here what does not fit is refused and the rest comes back equal.
+    """
+
+    def bind_processor(self, dialect: Dialect) -> Any:
+        def bind(value: Any) -> Any:
+            if value is None:
+                return None
+            exact = Decimal(value)
+            if exact == exact.to_integral_value() and abs(exact) < 2**63:
+                return int(exact)
+            stored = float(exact)
+            if Decimal(repr(stored)) != exact:
+                raise InvalidInput(f"{exact} has more digits than the 15 that SQLite keeps of a decimal")
+            return stored
+
+        return bind
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        exponent = None if self.scale is None else Decimal(1).scaleb(-self.scale)
+
+        def load(value: Any) -> Any:
+            if value is None or not self.asdecimal:
+                return value
+            exact = Decimal(repr(value) if isinstance(value, float) else value)
+            return exact if exponent is None else exact.quantize(exponent)
+
+        return load
