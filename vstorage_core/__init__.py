@@ -35,6 +35,7 @@ from vstorage_core.errors import (
     StorageBusy,
     StorageError,
     StorageUnavailable,
+    TransactionConflict,
     TransactionError,
 )
 from vstorage_core.hookspecs import hookimpl, hookspec
@@ -68,6 +69,7 @@ __all__ = [
     "StorageBusy",
     "StorageError",
     "StorageUnavailable",
+    "TransactionConflict",
     "TransactionError",
     "acting_as",
     "bootstrap",

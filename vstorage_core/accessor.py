@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import inspect as python_inspect
+import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
 import sqlalchemy
 from sqlalchemy import ColumnElement, func, inspect
@@ -17,7 +20,7 @@ from sqlmodel import Session, select
 from vstorage_core.audit import AuditLog, acting_as, current_provenance, stored_values
 from vstorage_core.contributions import Change
 from vstorage_core.direct import DirectRows
-from vstorage_core.errors import ConfigurationError, InvalidInput, RecordDeleted
+from vstorage_core.errors import ConfigurationError, InvalidInput, RecordDeleted, TransactionConflict
 from vstorage_core.filters import conditions_of
 from vstorage_core.records import SOFT_DELETE_FIELD, ModelT, Values, record_type
 from vstorage_core.rows import RowPlan
@@ -30,6 +33,31 @@ Event = Literal[
 HookT = TypeVar("HookT", bound=Callable[..., None])
 CommitListenerT = TypeVar("CommitListenerT", bound=Callable[[list[Change]], None])
 OrderBy = str | ColumnElement[Any] | Sequence[str | ColumnElement[Any]] | None
+
+
+ParamsT = ParamSpec("ParamsT")
+ResultT = TypeVar("ResultT")
+_TRIES = 5
+
+
+def _run_again(operation: Callable[ParamsT, ResultT]) -> Callable[ParamsT, ResultT]:
+    """Run an accessor's operation again that other transactions undid, where the whole transaction is its own."""
+
+    @functools.wraps(operation)
+    def run(*args: ParamsT.args, **kwargs: ParamsT.kwargs) -> ResultT:
+        accessor: Any = args[0]
+        own = accessor.storage.current_scope() is None
+        for attempt in range(1, _TRIES + 1):
+            try:
+                return operation(*args, **kwargs)
+            except TransactionConflict:
+                if not own or attempt == _TRIES:
+                    raise
+                # Jitter, or those who met will meet again.
+                time.sleep(random.uniform(0.005, 0.02) * 2**attempt)  # noqa: S311
+        raise AssertionError("unreachable")
+
+    return run
 
 
 class ModelAccessor(Generic[ModelT]):
@@ -374,6 +402,7 @@ class ModelAccessor(Generic[ModelT]):
         """
         return self.insert_many([instance], actor=actor)[0]
 
+    @_run_again
     def insert_many(self, instances: Sequence[ModelT], *, actor: str | None = None) -> list[ModelT]:
         """Store new records, all or none; see `insert`."""
         new = list(instances)
@@ -434,6 +463,7 @@ class ModelAccessor(Generic[ModelT]):
                     set_committed_value(instance, name, value)
             raise
 
+    @_run_again
     def _save(self, instance: ModelT, key: Any, given: Values, actor: str | None) -> ModelT:
         known = inspect(instance).session
         attached = instance
@@ -458,6 +488,7 @@ class ModelAccessor(Generic[ModelT]):
             raise
         return attached
 
+    @_run_again
     def update(self, id: Any, *, actor: str | None = None, **fields: Any) -> ModelT | None:
         """Change only the given fields of a record; None if there is none or it is soft-deleted.
 
@@ -503,6 +534,7 @@ class ModelAccessor(Generic[ModelT]):
         """
         return self.delete_many([id], actor=actor) == 1
 
+    @_run_again
     def delete_many(self, ids: Sequence[Any], *, actor: str | None = None) -> int:
         """Delete these records, all or none; returns how many there were. See `delete`."""
         keys = list(dict.fromkeys(self.record.identity(id) for id in ids))
@@ -525,6 +557,7 @@ class ModelAccessor(Generic[ModelT]):
                 self._emit("after_delete", session, instance)
         return len(live)
 
+    @_run_again
     def restore(self, id: Any, *, actor: str | None = None) -> bool:
         """Make a soft-deleted record live again; False if there is none or the model has no soft delete.
 

@@ -14,6 +14,7 @@ StorageError
 ├── TransactionError              a session or transaction used where it cannot be
 └── StorageUnavailable            the database cannot be used now: locked, full, unreachable
     └── StorageBusy               other writers held the database for too long
+        └── TransactionConflict   other transactions stood in the way: run it again
 """
 
 from __future__ import annotations
@@ -92,9 +93,13 @@ class ConstraintViolation(StorageError, IntegrityError):
         self.kind = kind
         self.fields = list(fields)
         self.message = message
+        self.args = (message,)
 
     def __str__(self) -> str:
         return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.kind, self.fields, self.message)
 
 
 class RecordDeleted(StorageError):
@@ -127,3 +132,10 @@ class StorageBusy(StorageUnavailable):
     """Other writers held the database for longer than the deadline; nothing was stored."""
 
     retry_after_seconds = 1
+
+
+class TransactionConflict(StorageBusy):
+    """Other transactions stood in the way (deadlock, serialization failure) and the database undid this one.
+
+    Accessors run an operation in a transaction of its own again; around more than that, do so yourself.
+    """

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 import importlib_metadata
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import Connection, Engine, MetaData, Table, event, inspect, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import SessionTransaction
 from sqlalchemy.sql.ddl import sort_tables_and_constraints
 from sqlalchemy.sql.dml import UpdateBase
@@ -43,7 +44,13 @@ from vstorage_core.contributions import (
     progress_to,
 )
 from vstorage_core.engine import Backend, EngineSettings, Owner, current_owner, open_backend
-from vstorage_core.errors import ConfigurationError, InvalidInput, StorageError, TransactionError
+from vstorage_core.errors import (
+    ConfigurationError,
+    InvalidInput,
+    StorageError,
+    TransactionConflict,
+    TransactionError,
+)
 from vstorage_core.plugins import PluginRegistry, refuse_duplicates
 from vstorage_core.records import record_type
 from vstorage_core.rows import RowPlan, has_listeners, is_plain
@@ -191,6 +198,11 @@ class Storage:
         self._started = False
         self._accessors: dict[type[SQLModel], ModelAccessor[Any]] = {}
         self.plugin_registry = PluginRegistry(plugins, entry_points=entry_points)
+        sections = {"engine", *(plugin.name for plugin in self.plugin_registry.loaded)}
+        if unknown := sorted(set(self._config) - sections):
+            raise ConfigurationError(
+                f"configuration: no section {', '.join(unknown)}; there are {', '.join(sorted(sections))}"
+            )
         self._contributed: dict[str, Any] = {}
         self._row_plans: dict[type[SQLModel], RowPlan | None] = {}
         self._unused_session = StorageSession(self, self._backend)
@@ -239,9 +251,20 @@ class Storage:
 
     def start(self) -> None:
         """Let the plugins start; a second call does nothing."""
-        if not self._started:
-            self._started = True
-            self.plugin_registry.hook.vstorage_startup(storage=self)
+        if self._started:
+            return
+        begun: list[str] = []
+        try:
+            for plugin, call in self.plugin_registry.separately("vstorage_startup"):
+                call(storage=self)
+                begun.append(plugin.name)
+        except BaseException:
+            for plugin, call in self.plugin_registry.separately("vstorage_shutdown"):
+                if plugin.name in begun:
+                    with _logged(f"vstorage_shutdown of {plugin}"):
+                        call(storage=self)
+            raise
+        self._started = True
 
     def close(self) -> None:
         """Let the plugins shut down and close the connections; the next use opens them again.
@@ -513,8 +536,11 @@ class Storage:
         try:
             session.connection()
             yield
+            if "lost" in session.info:
+                raise TransactionConflict("the database undid the whole transaction; run it again")
             session.commit()
         except BaseException:
+            session.info.pop("lost", None)
             session.rollback()
             raise
         finally:
@@ -674,7 +700,11 @@ def _savepoint(session: Session) -> Iterator[None]:
         savepoint.commit()
     except BaseException:
         if savepoint.is_active or session.in_nested_transaction():
-            savepoint.rollback()
+            try:
+                savepoint.rollback()
+            # MySQL undoes the whole transaction of a deadlock's victim, its savepoints too.
+            except (SQLAlchemyError, StorageError) as error:
+                session.info["lost"] = error
         raise
 
 

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sqlalchemy import Index, Table, UniqueConstraint
 from sqlalchemy.engine import ExceptionContext
 
 from vstorage_core.errors import (
@@ -17,6 +18,7 @@ from vstorage_core.errors import (
     StorageBusy,
     StorageError,
     StorageUnavailable,
+    TransactionConflict,
 )
 
 
@@ -24,7 +26,8 @@ def raise_ours(context: ExceptionContext) -> None:
     """SQLAlchemy event: raise our exception in place of the driver's, without SQL or parameters in its message."""
     if context.is_pre_ping:
         return  # the pool wants to know whether it must reconnect
-    ours = _translate(context.original_exception)
+    compiled = getattr(context.execution_context, "compiled", None)
+    ours = _translate(context.original_exception, getattr(getattr(compiled, "statement", None), "table", None))
     if ours is None and context.is_disconnect:
         ours = StorageUnavailable("the connection to the database was lost")
     if ours is not None:
@@ -40,7 +43,7 @@ def translated() -> Iterator[None]:
         raise _translate(error) or error from error
 
 
-def _translate(error: BaseException) -> StorageError | None:
+def _translate(error: BaseException, table: Table | None = None) -> StorageError | None:
     if isinstance(error, StorageError):
         return error
     if isinstance(error, sqlite3.Error):
@@ -50,7 +53,7 @@ def _translate(error: BaseException) -> StorageError | None:
     if isinstance(error, UnicodeEncodeError):
         return InvalidInput("a text contains characters that are not valid Unicode")
     if type(error).__module__.startswith("pymysql") and error.args and isinstance(error.args[0], int):
-        return _translate_mysql(error, error.args[0], str(error.args[-1]))
+        return _translate_mysql(error, error.args[0], str(error.args[-1]), table)
     sqlstate = getattr(error, "sqlstate", None)
     if sqlstate is not None:
         return _translate_postgresql(error, sqlstate)
@@ -110,8 +113,10 @@ def _translate_postgresql(error: BaseException, sqlstate: str) -> StorageError |
         return _violation("check", [], error)
     if sqlstate == "42P01":
         return ConfigurationError("a table does not exist; create it with bootstrap() or storage.create_tables()")
-    if sqlstate in ("55P03", "40001", "40P01"):
-        return StorageBusy("other transactions stood in the way; try again")
+    if sqlstate in ("40001", "40P01"):
+        return TransactionConflict("other transactions stood in the way; try again")
+    if sqlstate == "55P03":
+        return StorageBusy("another transaction holds the record; try again")
     if sqlstate.startswith("22"):
         return InvalidInput("the database refuses a value: it does not fit its column")
     if sqlstate[:2] in ("08", "53", "57", "58"):
@@ -120,23 +125,45 @@ def _translate_postgresql(error: BaseException, sqlstate: str) -> StorageError |
 
 
 _MYSQL_CONSTRAINTS: dict[int, ConstraintKind] = {
-    1062: "unique", 1451: "foreign_key", 1452: "foreign_key", 1048: "not_null", 3819: "check", 4025: "check"
-}  # fmt: skip
+    1062: "unique",
+    1451: "foreign_key",
+    1452: "foreign_key",
+    1048: "not_null",
+    1364: "not_null",
+    3819: "check",
+    4025: "check",
+}
 
 
-def _translate_mysql(error: BaseException, number: int, message: str) -> StorageError | None:
+def _translate_mysql(error: BaseException, number: int, message: str, table: Table | None) -> StorageError | None:
     if number in _MYSQL_CONSTRAINTS:
         kind = _MYSQL_CONSTRAINTS[number]
-        named = re.search(r"for key '([^']*)'|Column '([^']*)'|FOREIGN KEY \(`([^`]*)`\)", message)
-        fields = [name.split(".")[-1] for name in named.groups() if name] if named else []
+        named = re.search(r"for key '([^']*)'|(?:Column|Field) '([^']*)'|FOREIGN KEY \(`([^`]*)`\)", message)
+        names = [name.split(".")[-1] for name in named.groups() if name] if named else []
+        fields = _columns_of_key(names[0], table) if kind == "unique" and names else names
         return _violation(kind, fields, error)
-    if number in (1205, 1213):
-        return StorageBusy("other transactions stood in the way; try again")
+    if number == 1213:
+        return TransactionConflict("other transactions stood in the way; try again")
+    if number == 1205:
+        return StorageBusy("another transaction holds the record; try again")
     if number in (1264, 1366, 1406):
         return InvalidInput("the database refuses a value: it does not fit its column")
     if number in (1021, 1040, 1047, 1114, 1290, 2002, 2003, 2006, 2013):
         return StorageUnavailable("the database server cannot do this now")
     return None
+
+
+def _columns_of_key(name: str, table: Table | None) -> list[str]:
+    """The columns of a key, which MySQL names by its index; none where the table does not know it."""
+    if table is None:
+        return []
+    if name == "PRIMARY":
+        return list(table.primary_key.columns.keys())
+    for key in (*table.indexes, *table.constraints):
+        if isinstance(key, Index | UniqueConstraint) and key.name == name:
+            return [column.name for column in key.columns]
+    # A unique column's index has the column's name.
+    return [name] if name in table.columns else []
 
 
 def _violation(kind: ConstraintKind, fields: list[str], error: BaseException) -> ConstraintViolation:
