@@ -17,7 +17,8 @@ from vstorage_core.audit import Entry, audit_rows, update_operation
 from vstorage_core.errors import RecordDeleted
 from vstorage_core.records import SOFT_DELETE_FIELD, RecordType, Values
 from vstorage_core.rows import RowPlan
-from vstorage_core.storage import RowTransaction, Storage
+from vstorage_core.sessions import RowTransaction
+from vstorage_core.storage import Storage
 
 if TYPE_CHECKING:
     from vstorage_core.accessor import ModelAccessor

@@ -1,8 +1,4 @@
-"""Storage: one database, its sessions and transactions, its plugins.
-
-A scope is a session in use. Scopes stand in a context variable, so that accessors find the session of the
-transaction they are called in; one belongs to the thread and task that opened it and nobody else ever gets it.
-"""
+"""Storage: one database, its tables and transactions, its plugins."""
 
 from __future__ import annotations
 
@@ -11,27 +7,19 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import importlib_metadata
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import Connection, Engine, MetaData, Table, event, inspect, select
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import SessionTransaction
+from sqlalchemy import Connection, Engine, MetaData, Table, inspect, select
 from sqlalchemy.sql.ddl import sort_tables_and_constraints
-from sqlalchemy.sql.dml import UpdateBase
 from sqlmodel import Session, SQLModel
 
 from vstorage_core.audit import (
     AuditLog,
-    FlushAudit,
     acting_as,
     upgrade_audit_table,
-    write_entries,
 )
 from vstorage_core.contributions import (
     Change,
@@ -43,7 +31,7 @@ from vstorage_core.contributions import (
     Progress,
     progress_to,
 )
-from vstorage_core.engine import Backend, EngineSettings, Owner, current_owner, open_backend
+from vstorage_core.engine import Backend, EngineSettings, current_owner, open_backend
 from vstorage_core.errors import (
     ConfigurationError,
     InvalidInput,
@@ -54,112 +42,23 @@ from vstorage_core.errors import (
 from vstorage_core.plugins import PluginRegistry, refuse_duplicates
 from vstorage_core.records import record_type
 from vstorage_core.rows import RowPlan, has_listeners, is_plain
+from vstorage_core.sessions import (
+    RowTransaction,
+    Scope,
+    StorageSession,
+    is_listened_to,
+    savepoint,
+    scopes,
+    watch_flushes,
+)
 
 if TYPE_CHECKING:
     from vstorage_core.accessor import ModelAccessor
 
 logger = logging.getLogger("vstorage")
 
-# SQLAlchemy's events that a row past the unit of work does not fire.
-_SESSION_EVENTS = attrgetter(
-    "after_flush_postexec", "do_orm_execute", "after_begin", "before_commit", "after_commit", "after_rollback",
-    "before_attach", "after_attach", "pending_to_persistent", "detached_to_persistent", "loaded_as_persistent",
-    "persistent_to_deleted",
-)  # fmt: skip
-_ENGINE_EVENTS = attrgetter(
-    "before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute", "commit", "rollback"
-)
-
 DEFAULT_URL = "sqlite:///./storage.db"
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
-
-
-class StorageSession(Session):
-    """A session of a storage: reads until the first write, then holds the write turn until its transaction ends."""
-
-    def __init__(self, storage: Storage, backend: Backend) -> None:
-        super().__init__(backend.write_engine, expire_on_commit=False)
-        self.storage = storage
-        self.backend = backend
-        self.writing = False
-        self.inherited = False
-        self.changes: list[Change] = []
-        self.committed: list[Change] = []
-
-    def commit(self) -> None:
-        """Commit; what was written is told to the commit listeners when the scope ends."""
-        super().commit()
-        self.committed += self.changes
-        self.changes.clear()
-
-    def begin_write(self) -> None:
-        """Wait for the turn to write and take it.
-
-        Raises:
-            StorageBusy: Other writers did not finish in time.
-        """
-        if not self.writing:
-            # Whoever opened the inherited transaction most likely waits for us; do not wait for each other for long.
-            self.backend.acquire_write(1.0 if self.inherited else None)
-            self.writing = True
-
-    def get_bind(self, mapper: Any = None, *, clause: Any = None, **kwargs: Any) -> Engine:
-        """SQLAlchemy's question which engine to use: the reading one until something is written."""
-        if self._flushing or self.backend.single_connection or isinstance(clause, UpdateBase):
-            self.begin_write()
-        return self.backend.write_engine if self.writing else self.backend.read_engine
-
-
-@event.listens_for(StorageSession, "after_transaction_end")
-def _release_write(session: StorageSession, transaction: SessionTransaction) -> None:
-    if transaction.parent is None and session.writing:
-        session.writing = False
-        session.backend.release_write()
-
-
-@event.listens_for(StorageSession, "after_transaction_create")
-def _mark_changes(session: StorageSession, transaction: SessionTransaction) -> None:
-    session.info[transaction] = len(session.changes)
-
-
-@event.listens_for(StorageSession, "after_soft_rollback")
-def _forget_changes(session: StorageSession, transaction: SessionTransaction) -> None:
-    del session.changes[session.info.pop(transaction, 0) :]
-
-
-@dataclass(eq=False)
-class Scope:
-    """A session in use.
-
-    Attributes:
-        owner: Thread and task that opened it.
-        transactional: Whether a transaction is open that only its opener may commit.
-        accessor: The accessor whose operation is running.
-    """
-
-    storage: Storage
-    session: Session
-    owner: Owner
-    transactional: bool = False
-    accessor: ModelAccessor[Any] | None = None
-
-
-@dataclass(eq=False)
-class RowTransaction:
-    """A write transaction for rows that no unit of work handles.
-
-    Attributes:
-        cursor: The driver's.
-        session: The session whose transaction it is part of, if there is one.
-        changes: What has been written, for the commit listeners.
-    """
-
-    cursor: Any
-    session: Session | None
-    changes: list[Change]
-
-
-_scopes: ContextVar[tuple[Scope, ...]] = ContextVar("vstorage_scopes", default=())
 
 
 class Storage:
@@ -190,6 +89,7 @@ class Storage:
         entry_points: Iterable[importlib_metadata.EntryPoint] | None = None,
     ) -> None:
         self._config = dict(config or {})
+        self._read_sections: set[str] = set()
         self._engine_settings = self.settings("engine", EngineSettings)
         self._url = url or os.environ.get("VSTORAGE_DATABASE_URL") or DEFAULT_URL
         self._backend = open_backend(self._url, self._engine_settings)
@@ -198,11 +98,6 @@ class Storage:
         self._started = False
         self._accessors: dict[type[SQLModel], ModelAccessor[Any]] = {}
         self.plugin_registry = PluginRegistry(plugins, entry_points=entry_points)
-        sections = {"engine", *(plugin.name for plugin in self.plugin_registry.loaded)}
-        if unknown := sorted(set(self._config) - sections):
-            raise ConfigurationError(
-                f"configuration: no section {', '.join(unknown)}; there are {', '.join(sorted(sections))}"
-            )
         self._contributed: dict[str, Any] = {}
         self._row_plans: dict[type[SQLModel], RowPlan | None] = {}
         self._unused_session = StorageSession(self, self._backend)
@@ -265,6 +160,11 @@ class Storage:
                         call(storage=self)
             raise
         self._started = True
+        known = self._read_sections | {plugin.name for plugin in self.plugin_registry.loaded}
+        for section in sorted(set(self._config) - known):
+            logger.warning(
+                "nobody reads the section %r of the configuration; there are %s", section, ", ".join(sorted(known))
+            )
 
     def close(self) -> None:
         """Let the plugins shut down and close the connections; the next use opens them again.
@@ -287,6 +187,7 @@ class Storage:
         Raises:
             ConfigurationError: A setting is unknown or not allowed.
         """
+        self._read_sections.add(section)
         prefix = f"VSTORAGE_{section.upper()}__"
         environment = {
             name[len(prefix) :].lower(): value for name, value in os.environ.items() if name.startswith(prefix)
@@ -352,10 +253,10 @@ class Storage:
 
     def current_scope(self) -> Scope | None:
         """The innermost scope of this storage that this thread and task opened."""
-        scopes = _scopes.get()
-        if scopes:
+        opened = scopes.get()
+        if opened:
             me = current_owner()
-            for scope in reversed(scopes):
+            for scope in reversed(opened):
                 if scope.storage is self and scope.owner == me:
                     return scope
         return None
@@ -375,7 +276,7 @@ class Storage:
             with self._new_scope() as scope, self._outermost(scope):
                 yield scope.session
         elif scope.transactional:
-            with _savepoint(scope.session):
+            with savepoint(scope.session):
                 yield scope.session
         else:
             with self._outermost(scope):
@@ -434,16 +335,9 @@ class Storage:
         return None if plan is None or has_listeners(plan.record) else plan
 
     def has_listeners(self) -> bool:
-        """Whether somebody besides us listens to SQLAlchemy's events of the current session or of the engine."""
+        """Whether somebody besides us listens to SQLAlchemy's events of the current session or of the engines."""
         scope = self.current_scope()
-        session = (scope.session if scope else self._unused_session).dispatch
-        return (
-            len(session.before_flush) > 1  # our own
-            or len(session.after_flush) > 1
-            or any(_SESSION_EVENTS(session))
-            or any(_ENGINE_EVENTS(self._backend.write_engine.dispatch))
-            or any(_ENGINE_EVENTS(self._backend.read_engine.dispatch))
-        )
+        return is_listened_to(scope.session if scope else self._unused_session, self._backend)
 
     @contextmanager
     def use_session(self, session: Session | None = None) -> Iterator[Session]:
@@ -455,7 +349,7 @@ class Storage:
         scope = self.current_scope()
         if session is not None and (scope is None or scope.session is not session):
             if not isinstance(session, StorageSession):
-                _watch_flushes(session, self)
+                watch_flushes(session, self)
             with self._pushed(Scope(self, session, current_owner(), transactional=True)) as scope:
                 yield session
         elif scope is not None:
@@ -510,7 +404,7 @@ class Storage:
         me = current_owner()
         with StorageSession(self, self._open()) as session:
             session.inherited = any(
-                scope.storage is self and scope.transactional and scope.owner != me for scope in _scopes.get()
+                scope.storage is self and scope.transactional and scope.owner != me for scope in scopes.get()
             )
             with self._pushed(Scope(self, session, me)) as scope:
                 yield scope
@@ -518,12 +412,12 @@ class Storage:
 
     @contextmanager
     def _pushed(self, scope: Scope) -> Iterator[Scope]:
-        _scopes.set((*_scopes.get(), scope))
+        scopes.set((*scopes.get(), scope))
         try:
             yield scope
         finally:
             # No token: a generator may be closed in another context than it was started in.
-            _scopes.set(tuple(other for other in _scopes.get() if other is not scope))
+            scopes.set(tuple(other for other in scopes.get() if other is not scope))
 
     @contextmanager
     def _outermost(self, scope: Scope) -> Iterator[None]:
@@ -688,69 +582,6 @@ def _check_database(storage: Storage) -> Mapping[str, Any]:
     with storage.snapshot() as connection:
         connection.execute(select(1))
     return {}
-
-
-@contextmanager
-def _savepoint(session: Session) -> Iterator[None]:
-    if isinstance(session, StorageSession):
-        session.begin_write()
-    savepoint = session.begin_nested()
-    try:
-        yield
-        savepoint.commit()
-    except BaseException:
-        if savepoint.is_active or session.in_nested_transaction():
-            try:
-                savepoint.rollback()
-            # MySQL undoes the whole transaction of a deadlock's victim, its savepoints too.
-            except (SQLAlchemyError, StorageError) as error:
-                session.info["lost"] = error
-        raise
-
-
-def _watch_flushes(session: Any, storage: Storage | None = None) -> None:
-    """Validate and audit what sessions of this class, or this one session, write."""
-    if isinstance(session, Session):
-        if event.contains(session, "before_flush", _before_flush):
-            return
-        session.info["vstorage"] = storage
-    event.listen(session, "before_flush", _before_flush)
-    event.listen(session, "after_flush", _after_flush)
-
-
-def _storage_of(session: Session) -> Storage:
-    storage: Storage = session.storage if isinstance(session, StorageSession) else session.info["vstorage"]
-    return storage
-
-
-def _before_flush(session: Session, _context: object, _instances: object) -> None:
-    storage = _storage_of(session)
-    for instance in [*session.new, *session.dirty]:
-        if isinstance(instance, SQLModel) and not isinstance(instance, AuditLog):
-            _validate(storage, instance)
-    session.info["vstorage_flush"] = FlushAudit(session, storage.component_of)
-
-
-def _after_flush(session: Session, _context: object) -> None:
-    changes = write_entries(session.connection(), session.info.pop("vstorage_flush").entries(session))
-    if isinstance(session, StorageSession):
-        session.changes += changes
-
-
-def _validate(storage: Storage, instance: SQLModel) -> None:
-    state = inspect(instance)
-    record = record_type(type(instance))
-    component = storage.component_of(type(instance)) or record.mapper.local_table.name
-    values = {name: state.dict[name] for name in record.columns if name in state.dict}
-    changed = None
-    if state.persistent:
-        changed = {name for name in values if state.attrs[name].history.has_changes()}
-    for name, value in record.validate(component, values, changed).items():
-        if (changed is None or name in changed) and value is not values[name]:
-            setattr(instance, name, value)
-
-
-_watch_flushes(StorageSession)
 
 
 @contextmanager

@@ -1,0 +1,204 @@
+"""Sessions of a storage: when they hold the turn to write, what they have changed, how their flushes are audited.
+
+A scope is a session in use. Scopes stand in a context variable, so that accessors find the session of the
+transaction they are called in; one belongs to the thread and task that opened it and nobody else ever gets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Engine, event, inspect
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import SessionTransaction
+from sqlalchemy.sql.dml import UpdateBase
+from sqlmodel import Session, SQLModel
+
+from vstorage_core.audit import AuditLog, FlushAudit, write_entries
+from vstorage_core.contributions import Change
+from vstorage_core.engine import Backend, Owner
+from vstorage_core.errors import StorageError
+from vstorage_core.records import record_type
+
+if TYPE_CHECKING:
+    from vstorage_core.accessor import ModelAccessor
+    from vstorage_core.storage import Storage
+
+# SQLAlchemy's events that a row past the unit of work does not fire.
+_SESSION_EVENTS = attrgetter(
+    "after_flush_postexec", "do_orm_execute", "after_begin", "before_commit", "after_commit", "after_rollback",
+    "before_attach", "after_attach", "pending_to_persistent", "detached_to_persistent", "loaded_as_persistent",
+    "persistent_to_deleted",
+)  # fmt: skip
+_ENGINE_EVENTS = attrgetter(
+    "before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute", "commit", "rollback"
+)
+
+
+class StorageSession(Session):
+    """A session of a storage: reads until the first write, then holds the write turn until its transaction ends."""
+
+    def __init__(self, storage: Storage, backend: Backend) -> None:
+        super().__init__(backend.write_engine, expire_on_commit=False)
+        self.storage = storage
+        self.backend = backend
+        self.writing = False
+        self.inherited = False
+        self.changes: list[Change] = []
+        self.committed: list[Change] = []
+
+    def commit(self) -> None:
+        """Commit; what was written is told to the commit listeners when the scope ends."""
+        super().commit()
+        self.committed += self.changes
+        self.changes.clear()
+
+    def begin_write(self) -> None:
+        """Wait for the turn to write and take it.
+
+        Raises:
+            StorageBusy: Other writers did not finish in time.
+        """
+        if not self.writing:
+            # Whoever opened the inherited transaction most likely waits for us; do not wait for each other for long.
+            self.backend.acquire_write(1.0 if self.inherited else None)
+            self.writing = True
+
+    def get_bind(self, mapper: Any = None, *, clause: Any = None, **kwargs: Any) -> Engine:
+        """SQLAlchemy's question which engine to use: the reading one until something is written."""
+        if self._flushing or self.backend.single_connection or isinstance(clause, UpdateBase):
+            self.begin_write()
+        return self.backend.write_engine if self.writing else self.backend.read_engine
+
+
+@event.listens_for(StorageSession, "after_transaction_end")
+def _release_write(session: StorageSession, transaction: SessionTransaction) -> None:
+    if transaction.parent is None and session.writing:
+        session.writing = False
+        session.backend.release_write()
+
+
+@event.listens_for(StorageSession, "after_transaction_create")
+def _mark_changes(session: StorageSession, transaction: SessionTransaction) -> None:
+    session.info[transaction] = len(session.changes)
+
+
+@event.listens_for(StorageSession, "after_soft_rollback")
+def _forget_changes(session: StorageSession, transaction: SessionTransaction) -> None:
+    del session.changes[session.info.pop(transaction, 0) :]
+
+
+@dataclass(eq=False)
+class Scope:
+    """A session in use.
+
+    Attributes:
+        owner: Thread and task that opened it.
+        transactional: Whether a transaction is open that only its opener may commit.
+        accessor: The accessor whose operation is running.
+    """
+
+    storage: Storage
+    session: Session
+    owner: Owner
+    transactional: bool = False
+    accessor: ModelAccessor[Any] | None = None
+
+
+@dataclass(eq=False)
+class RowTransaction:
+    """A write transaction for rows that no unit of work handles.
+
+    Attributes:
+        cursor: The driver's.
+        session: The session whose transaction it is part of, if there is one.
+        changes: What has been written, for the commit listeners.
+    """
+
+    cursor: Any
+    session: Session | None
+    changes: list[Change]
+
+
+scopes: ContextVar[tuple[Scope, ...]] = ContextVar("vstorage_scopes", default=())
+
+
+@contextmanager
+def savepoint(session: Session) -> Iterator[None]:
+    """A part of the session's transaction that an exception undoes alone."""
+    if isinstance(session, StorageSession):
+        session.begin_write()
+    savepoint = session.begin_nested()
+    try:
+        yield
+        savepoint.commit()
+    except BaseException:
+        if savepoint.is_active or session.in_nested_transaction():
+            try:
+                savepoint.rollback()
+            # MySQL undoes the whole transaction of a deadlock's victim, its savepoints too.
+            except (SQLAlchemyError, StorageError) as error:
+                session.info["lost"] = error
+        raise
+
+
+def watch_flushes(session: Any, storage: Storage | None = None) -> None:
+    """Validate and audit what sessions of this class, or this one session, write."""
+    if isinstance(session, Session):
+        if event.contains(session, "before_flush", _before_flush):
+            return
+        session.info["vstorage"] = storage
+    event.listen(session, "before_flush", _before_flush)
+    event.listen(session, "after_flush", _after_flush)
+
+
+def _storage_of(session: Session) -> Storage:
+    storage: Storage = session.storage if isinstance(session, StorageSession) else session.info["vstorage"]
+    return storage
+
+
+def _before_flush(session: Session, _context: object, _instances: object) -> None:
+    storage = _storage_of(session)
+    for instance in [*session.new, *session.dirty]:
+        if isinstance(instance, SQLModel) and not isinstance(instance, AuditLog):
+            _validate(storage, instance)
+    session.info["vstorage_flush"] = FlushAudit(session, storage.component_of)
+
+
+def _after_flush(session: Session, _context: object) -> None:
+    changes = write_entries(session.connection(), session.info.pop("vstorage_flush").entries(session))
+    if isinstance(session, StorageSession):
+        session.changes += changes
+
+
+def _validate(storage: Storage, instance: SQLModel) -> None:
+    state = inspect(instance)
+    record = record_type(type(instance))
+    component = storage.component_of(type(instance)) or record.mapper.local_table.name
+    values = {name: state.dict[name] for name in record.columns if name in state.dict}
+    changed = None
+    if state.persistent:
+        changed = {name for name in values if state.attrs[name].history.has_changes()}
+    for name, value in record.validate(component, values, changed).items():
+        if (changed is None or name in changed) and value is not values[name]:
+            setattr(instance, name, value)
+
+
+watch_flushes(StorageSession)
+
+
+def is_listened_to(session: Session, backend: Backend) -> bool:
+    """Whether somebody besides us listens to SQLAlchemy's events of the session or of the engines."""
+    dispatch = session.dispatch
+    return (
+        len(dispatch.before_flush) > 1  # our own
+        or len(dispatch.after_flush) > 1
+        or any(_SESSION_EVENTS(dispatch))
+        or any(_ENGINE_EVENTS(backend.write_engine.dispatch))
+        or any(_ENGINE_EVENTS(backend.read_engine.dispatch))
+    )
