@@ -300,21 +300,30 @@ def update_operation(deleted_before: Any = None, deleted_after: Any = None) -> O
 
 def upgrade_audit_table(write_engine: Engine, read_engine: Engine) -> None:
     """Add to an audit table that the original or an older vstorage made the columns and indexes that it lacks."""
-    inspector = inspect(read_engine)
-    if not inspector.has_table(AUDIT_TABLE.name):
-        return
-    columns = {column["name"] for column in inspector.get_columns(AUDIT_TABLE.name)}
-    indexes = {index["name"] for index in inspector.get_indexes(AUDIT_TABLE.name)}
-    missing = [column for column in AUDIT_TABLE.columns if column.name not in columns]
-    if not missing and indexes >= {index.name for index in AUDIT_TABLE.indexes}:
-        return
+    with read_engine.connect() as connection:
+        # Most often nothing is missing, and whoever only reads must not wait for writers.
+        if not any(_missing(connection)):
+            return
     with write_engine.begin() as connection:
+        # Once more: another process may have been faster.
+        columns, indexes = _missing(connection)
         quote = connection.dialect.identifier_preparer
-        for column in missing:
+        for column in columns:
             kind = column.type.compile(connection.dialect)
             connection.exec_driver_sql(
                 f"ALTER TABLE {quote.format_table(AUDIT_TABLE)} ADD COLUMN {quote.format_column(column)} {kind}"
             )
-        for index in AUDIT_TABLE.indexes:
-            if index.name not in indexes:
-                index.create(connection)
+        for index in indexes:
+            index.create(connection)
+
+
+def _missing(connection: Connection) -> tuple[list[Column[Any]], list[Index]]:
+    inspector = inspect(connection)
+    if not inspector.has_table(AUDIT_TABLE.name):
+        return [], []
+    columns = {column["name"] for column in inspector.get_columns(AUDIT_TABLE.name)}
+    indexes = {index["name"] for index in inspector.get_indexes(AUDIT_TABLE.name)}
+    return (
+        [column for column in AUDIT_TABLE.columns if column.name not in columns],
+        [index for index in AUDIT_TABLE.indexes if index.name not in indexes],
+    )
