@@ -96,10 +96,14 @@ def open_storage() -> Iterator[Callable[..., Storage]]:
         storage.close()
 
 
-@pytest.fixture
-def storage(database_url: str, open_storage: Callable[..., Storage]) -> Storage:
-    """A storage with all tables; the test runs once per engine."""
-    return open_storage(database_url)
+@pytest.fixture(params=["sqlite", "unit_of_work", "memory", "postgresql", "mariadb"])
+def storage(
+    request: pytest.FixtureRequest, make_database: Callable[[str], str], open_storage: Callable[..., Storage]
+) -> Storage:
+    """A storage with all tables; the test runs once per engine, and once on SQLite without direct rows."""
+    storage = open_storage(make_database("sqlite" if request.param == "unit_of_work" else request.param))
+    storage.allows_direct_rows = request.param != "unit_of_work"
+    return storage
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import ModuleType
 
 import vstorage_cli.hookspecs
-
 import vstorage_core.hookspecs
 import vstorage_rest.hookspecs
 
@@ -41,7 +40,7 @@ def _specifications(module: ModuleType) -> list[tuple[str, object]]:
 def _section(name: str, function: object) -> str:
     signature = inspect.signature(function)  # type: ignore[arg-type]
     arguments = ", ".join(signature.parameters)
-    types = [f"- `{parameter}`" for parameter in signature.parameters.values()]
+    types = [f"- `{parameter}`".replace("'", "") for parameter in signature.parameters.values()]
     result = signature.return_annotation
     if result not in (None, "None"):
         types.append(f"- returns `{result}`")

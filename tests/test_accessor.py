@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import uuid
 import weakref
@@ -88,10 +89,8 @@ def test_what_cannot_be_a_key_is_refused(sqlite_storage, key):
 
 def test_a_key_too_large_for_the_database_finds_nothing_or_is_refused(storage):
     counters = ModelAccessor(Counter, "counters", storage=storage)
-    try:
+    with contextlib.suppress(InvalidInput):
         assert counters.get(2**80) is None
-    except InvalidInput:
-        pass
 
 
 def test_a_composite_key_is_refused_when_the_accessor_is_made():
@@ -278,12 +277,12 @@ def test_iterate_reads_in_chunks_and_keeps_one_in_memory(make_database, open_sto
         alive.append(weakref.ref(counter))
         seen.append(counter.value)
         del counter
-        gc.collect()
-        alive = [reference for reference in alive if reference() is not None]
-        most = max(most, len(alive))
+        if len(seen) % 10 == 1:
+            gc.collect()
+            most = max(most, sum(reference() is not None for reference in alive))
     assert seen == list(range(25))
     assert len(chunks) == 3
-    assert most <= 11
+    assert most <= 10
 
 
 def test_iterate_takes_conditions_and_leaves_deleted_records_out(people):

@@ -231,7 +231,7 @@ def test_writers_take_turns_in_the_order_in_which_they_came():
         writers = []
         for number in range(10):
             writers.append(pool.submit(write, number))
-            wait_until(lambda number=number: len(gate._queue) == number + 1)  # noqa: B023
+            wait_until(lambda number=number: len(gate._queue) == number + 1)
         gate.release()
         for writer in writers:
             writer.result(DEADLINE)
@@ -329,7 +329,7 @@ def test_a_row_that_another_connection_holds_is_waited_for_and_then_told(make_da
     counter = counters.insert(Counter())
     with storage.transaction(), ThreadPoolExecutor(1) as pool:
         counters.update(counter.id, value=1)
-        with pytest.raises(StorageBusy, match="other transactions stood in the way; try again"):
+        with pytest.raises(StorageBusy, match="another transaction holds the record; try again"):
             pool.submit(lambda: counters.update(counter.id, value=2)).result(DEADLINE)
     assert counters.get(counter.id).value == 1
 
@@ -511,7 +511,7 @@ def test_a_missing_table_is_told_with_the_way_out(make_database):
 @pytest.mark.parametrize("url", ["postgresql://nobody:s3cret@127.0.0.1:1/x", "mysql://nobody:s3cret@127.0.0.1:1/x"])
 def test_a_server_that_does_not_answer_is_unavailable(url):
     with Storage(url, entry_points=[], config={"engine": {"timeout_seconds": 2}}) as storage:
-        with pytest.raises(StorageUnavailable, match="cannot be reached|cannot do this now") as caught:
+        with pytest.raises(StorageUnavailable, match=r"cannot be reached|cannot do this now") as caught:
             accessor_of(storage).count()
         assert not storage.health().ok
         assert "s3cret" not in f"{storage!r} {storage.url} {caught.value} {storage.health()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -656,7 +657,7 @@ def test_each_before_is_the_previous_after(storage):
     assert [row.operation for row in rows] == ["create", "update", "update", "update", "update", "delete"]
     assert rows[0].before is None
     assert rows[-1].after is None
-    for earlier, later in zip(rows, rows[1:], strict=False):
+    for earlier, later in pairwise(rows):
         assert later.before == earlier.after
 
 

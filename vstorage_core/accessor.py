@@ -16,7 +16,7 @@ from sqlalchemy.orm import make_transient, make_transient_to_detached
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlmodel import Session, select
 
-from vstorage_core.audit import AuditLog, acting_as, stored_values
+from vstorage_core.audit import AuditLog, acting_as, check_actor, stored_values
 from vstorage_core.direct import DirectRows
 from vstorage_core.errors import ConfigurationError, InvalidInput, RecordDeleted, TransactionConflict
 from vstorage_core.filters import conditions_of
@@ -40,12 +40,11 @@ def _run_again(operation: Callable[ParamsT, ResultT]) -> Callable[ParamsT, Resul
     @functools.wraps(operation)
     def run(*args: ParamsT.args, **kwargs: ParamsT.kwargs) -> ResultT:
         accessor: Any = args[0]
-        own = accessor.storage.current_scope() is None
         for attempt in range(1, _TRIES + 1):
             try:
                 return operation(*args, **kwargs)
             except TransactionConflict:
-                if not own or attempt == _TRIES:
+                if attempt == _TRIES or accessor.storage.current_scope() is not None:
                     raise
                 # Jitter, or those who met will meet again.
                 time.sleep(random.uniform(0.005, 0.02) * 2**attempt)  # noqa: S311
@@ -199,7 +198,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
     def _reading_plan(self) -> RowPlan | None:
         """How to read past the session; None inside one, whose instances and pending changes count."""
         storage = self.storage
-        if storage.current_scope() is not None or storage.has_listeners():
+        if storage.current_scope() is not None or storage.has_listeners(None):
             return None
         return storage.row_plan(self.model)
 
@@ -282,6 +281,8 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
     def insert_many(self, instances: Sequence[ModelT], *, actor: str | None = None) -> list[ModelT]:
         """Store new records, all or none; see `insert`."""
         new = list(instances)
+        if actor is not None:
+            check_actor(actor)
         for instance in new:
             self._require_new(instance)
         keys = [self._key_of(instance) for instance in new]
@@ -324,6 +325,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         if key is None:
             return self.insert(instance, actor=actor)
         given = self._take_changes(instance)
+        was_new = inspect(instance).transient
         direct = self._direct("update", [instance], [key]) if not self._hooked("insert") else None
         try:
             if direct is not None and direct.save(instance, key, given, actor):
@@ -334,9 +336,12 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
             if state.session is not None:
                 state.session.expire(instance)
             else:
-                # The caller may correct it and try again.
+                # As it was: the caller may correct it and try again.
                 for name, value in given.items():
                     set_committed_value(instance, name, value)
+                if was_new:
+                    make_transient(instance)
+                    setattr(instance, self.record.key, key)
             raise
 
     @_run_again
@@ -462,9 +467,9 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         """The way past the unit of work; None where somebody could tell the difference."""
         storage = self.storage
         plan, audit_plan = storage.row_plan(self.model), storage.row_plan(AuditLog)
-        if plan is None or audit_plan is None or self._hooked(operation) or storage.has_listeners():
-            return None
         scope = storage.current_scope()
+        if plan is None or audit_plan is None or self._hooked(operation) or storage.has_listeners(scope):
+            return None
         session = scope.session if scope else None
         if any(inspect(instance).session not in (None, session) for instance in instances):
             return None
@@ -476,7 +481,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
                 known = session.identity_map.get(identity((key,)))
                 if known is not None and all(known is not instance for instance in instances):
                     return None
-        return DirectRows(storage, self, plan, audit_plan)
+        return DirectRows(storage, scope, self, plan, audit_plan)
 
     @contextmanager
     def _write(self, actor: str | None) -> Iterator[Session]:

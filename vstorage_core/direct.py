@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.attributes import instance_state, set_committed_value
 from sqlmodel import SQLModel
 
 from vstorage_core.audit import Entry, audit_rows, update_operation
 from vstorage_core.errors import RecordDeleted
 from vstorage_core.records import SOFT_DELETE_FIELD, RecordType, Values
 from vstorage_core.rows import RowPlan
-from vstorage_core.sessions import RowTransaction
+from vstorage_core.sessions import RowTransaction, Scope
 from vstorage_core.storage import Storage
 
 if TYPE_CHECKING:
@@ -25,10 +25,18 @@ if TYPE_CHECKING:
 
 
 class DirectRows:
-    """One accessor's rows in one storage."""
+    """One accessor's rows in one storage, for one operation in the scope that it is called in."""
 
-    def __init__(self, storage: Storage, accessor: ModelAccessor[Any], plan: RowPlan, audit_plan: RowPlan) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        scope: Scope | None,
+        accessor: ModelAccessor[Any],
+        plan: RowPlan,
+        audit_plan: RowPlan,
+    ) -> None:
         self._storage = storage
+        self._scope = scope
         self._plan = plan
         self._audit_plan = audit_plan
         self._record: RecordType = accessor.record
@@ -41,10 +49,10 @@ class DirectRows:
         rows = [self._validated(self._record.values_of(instance)) for instance in instances]
         if not all(map(self._plan.takes, rows)):
             return False
-        with self._storage.row_transaction() as transaction:
+        with self._storage.row_transaction(self._scope) as transaction:
             self._insert(transaction, rows, actor)
         for instance, values in zip(instances, rows, strict=True):
-            self._settle(transaction, instance, values)
+            self._settle(transaction, instance, values, is_new=True)
         return True
 
     def _insert(self, transaction: RowTransaction, rows: Sequence[Values], actor: str | None) -> None:
@@ -59,8 +67,9 @@ class DirectRows:
 
     def save(self, instance: SQLModel, key: Any, given: Values, actor: str | None) -> bool:
         """Update the stored row to the given values, or insert it; False, with nothing done, as `insert`."""
-        with self._storage.row_transaction() as transaction:
+        with self._storage.row_transaction(self._scope) as transaction:
             stored = self._plan.select_one(transaction.cursor, key)
+            is_new = stored is None
             if stored is None:
                 values = self._validated(given)
                 if not self._plan.takes(values):
@@ -70,12 +79,12 @@ class DirectRows:
                 if self._record.is_deleted(stored):
                     raise RecordDeleted(f"{self._component} {key} is deleted; restore it before you change it")
                 values = self._update(transaction, stored, given, actor)
-        self._settle(transaction, instance, values)
+        self._settle(transaction, instance, values, is_new=is_new)
         return True
 
     def update(self, key: Any, fields: Values, actor: str | None) -> SQLModel | None:
         """Change fields of a live record; None when there is none."""
-        with self._storage.row_transaction() as transaction:
+        with self._storage.row_transaction(self._scope) as transaction:
             stored = self._plan.select_one(transaction.cursor, key)
             if stored is None or self._record.is_deleted(stored):
                 return None
@@ -103,7 +112,7 @@ class DirectRows:
     def delete(self, keys: Sequence[Any], actor: str | None) -> int:
         """Delete live records, or mark them deleted; returns how many there were."""
         soft = self._record.has_soft_delete
-        with self._storage.row_transaction() as transaction:
+        with self._storage.row_transaction(self._scope) as transaction:
             live = [row for row in self._plan.select(transaction.cursor, keys) if not self._record.is_deleted(row)]
             found = [row[self._record.key] for row in live]
             if not soft:
@@ -117,7 +126,7 @@ class DirectRows:
 
     def restore(self, key: Any, actor: str | None) -> bool:
         """Make a soft-deleted record live again; False when there is none."""
-        with self._storage.row_transaction() as transaction:
+        with self._storage.row_transaction(self._scope) as transaction:
             stored = self._plan.select_one(transaction.cursor, key)
             if stored is not None and self._record.is_deleted(stored):
                 mark = {SOFT_DELETE_FIELD: None}
@@ -139,11 +148,16 @@ class DirectRows:
             self._audit_plan.insert_without_keys(transaction.cursor, rows)
             transaction.changes.extend(changes)
 
-    def _settle(self, transaction: RowTransaction, instance: SQLModel, values: Values) -> None:
-        if transaction.session is not None and instance in transaction.session:
+    def _settle(self, transaction: RowTransaction, instance: SQLModel, values: Values, *, is_new: bool) -> None:
+        session = transaction.session
+        if session is not None and instance in session:
             for name, value in values.items():
                 set_committed_value(instance, name, value)
             return
         self._plan.settle(instance, values)
-        if transaction.session is not None:
-            transaction.session.add(instance)
+        if session is not None:
+            session.add(instance)
+            current = session.get_nested_transaction() or session.get_transaction()
+            if is_new and current is not None:
+                # As after a flush: when the transaction is rolled back, the instance is a new one again.
+                current._new[instance_state(instance)] = True

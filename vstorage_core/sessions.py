@@ -48,7 +48,7 @@ class StorageSession(Session):
         self.storage = storage
         self.backend = backend
         self.writing = False
-        self.inherited = False
+        self.write_timeout_seconds: float | None = None
         self.changes: list[Change] = []
         self.committed: list[Change] = []
 
@@ -65,8 +65,7 @@ class StorageSession(Session):
             StorageBusy: Other writers did not finish in time.
         """
         if not self.writing:
-            # Whoever opened the inherited transaction most likely waits for us; do not wait for each other for long.
-            self.backend.acquire_write(1.0 if self.inherited else None)
+            self.backend.acquire_write(self.write_timeout_seconds)
             self.writing = True
 
     def get_bind(self, mapper: Any = None, *, clause: Any = None, **kwargs: Any) -> Engine:

@@ -301,14 +301,13 @@ class Storage:
                 yield connection
 
     @contextmanager
-    def row_transaction(self) -> Iterator[RowTransaction]:
-        """`transaction` for rows with a `row_plan`; makes no session unless one is open."""
-        scope = self.current_scope()
+    def row_transaction(self, scope: Scope | None) -> Iterator[RowTransaction]:
+        """`transaction` for rows with a `row_plan`, in the current scope; makes no session where none is open."""
         if scope is None:
-            changes: list[Change] = []
-            with self._open().row_transaction() as cursor:
-                yield RowTransaction(cursor, None, changes)
-            self._tell(changes)
+            with self._open().row_transaction(self._write_timeout_seconds()) as cursor:
+                written = RowTransaction(cursor, None, [])
+                yield written
+            self._tell(written.changes)
         elif scope.transactional:
             session = scope.session
             if not isinstance(session, StorageSession):
@@ -319,8 +318,15 @@ class Storage:
                 yield written
             session.changes += written.changes
         else:
-            with self.transaction(), self.row_transaction() as written:
+            with self.transaction(), self.row_transaction(scope) as written:
                 yield written
+
+    def _write_timeout_seconds(self) -> float | None:
+        """How long a new scope may wait for its turn to write; None: as configured."""
+        me = current_owner() if scopes.get() else None
+        # Whoever opened the transaction that this context was made in most likely waits for us.
+        inherited = any(scope.storage is self and scope.transactional and scope.owner != me for scope in scopes.get())
+        return 1.0 if inherited else None
 
     def row_plan(self, model: type[SQLModel]) -> RowPlan | None:
         """How rows of the model are written directly; None when SQLAlchemy's unit of work must do it."""
@@ -334,9 +340,8 @@ class Storage:
             self._row_plans[model] = plan
         return None if plan is None or has_listeners(plan.record) else plan
 
-    def has_listeners(self) -> bool:
-        """Whether somebody besides us listens to SQLAlchemy's events of the current session or of the engines."""
-        scope = self.current_scope()
+    def has_listeners(self, scope: Scope | None) -> bool:
+        """Whether somebody besides us listens to SQLAlchemy's events of the scope's session or of the engines."""
         return is_listened_to(scope.session if scope else self._unused_session, self._backend)
 
     @contextmanager
@@ -403,9 +408,7 @@ class Storage:
     def _new_scope(self) -> Iterator[Scope]:
         me = current_owner()
         with StorageSession(self, self._open()) as session:
-            session.inherited = any(
-                scope.storage is self and scope.transactional and scope.owner != me for scope in scopes.get()
-            )
+            session.write_timeout_seconds = self._write_timeout_seconds()
             with self._pushed(Scope(self, session, me)) as scope:
                 yield scope
         self._tell_committed(session)

@@ -70,7 +70,7 @@ class Backend:
         return connection.execution_options(isolation_level="REPEATABLE READ")
 
     @contextmanager
-    def row_transaction(self) -> Iterator[Any]:
+    def row_transaction(self, timeout_seconds: float | None = None) -> Iterator[Any]:
         """The driver's cursor in a write transaction of its own."""
         raise NotImplementedError
         yield

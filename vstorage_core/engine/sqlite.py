@@ -132,8 +132,8 @@ class SqliteBackend(Backend):
         """A write transaction on SQLite excludes all others already."""
 
     @contextmanager
-    def row_transaction(self) -> Iterator[sqlite3.Cursor]:
-        self.acquire_write()
+    def row_transaction(self, timeout_seconds: float | None = None) -> Iterator[sqlite3.Cursor]:
+        self.acquire_write(timeout_seconds)
         try:
             with closing(self.write_engine.raw_connection()) as connection, translated():
                 cursor: Any = connection.cursor()

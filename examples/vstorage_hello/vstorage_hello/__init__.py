@@ -1,0 +1,1 @@
+"""An example plugin: a text exporter, a hook that stamps who is greeted, a router."""

@@ -1,0 +1,1 @@
+"""The `vstorage` command: exporters and importers as commands, plugin list, checks."""

@@ -1,0 +1,94 @@
+"""What the installed plugins provide, found without a database and as far as they work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+
+import click
+import importlib_metadata
+
+from vstorage_core import Exporter, Importer, PluginConflictError, PluginError, PluginInfo, Storage, StorageError
+from vstorage_core.plugins import DISABLED_VARIABLE, ENTRY_POINT_GROUP, refuse_duplicates
+
+OWN_COMMANDS = ("check", "export", "import", "plugins")
+
+
+class Catalogue:
+    """Exporters, importers and commands of all plugins that work, and a sentence about each that does not.
+
+    Attributes:
+        broken: Why plugins cannot be used, and the way out; empty when all is well.
+        disabled: Names of installed plugins that are switched off.
+    """
+
+    def __init__(self) -> None:
+        self.plugins: list[PluginInfo] = []
+        self.exporters: Mapping[str, Exporter] = {}
+        self.importers: Mapping[str, Importer] = {}
+        self.commands: Mapping[str, click.Command] = {}
+        self.broken: list[str] = []
+        installed = sorted(importlib_metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda found: found.name)
+        switched_off = {name.strip() for name in os.environ.get(DISABLED_VARIABLE, "").split(",")}
+        self.disabled = [entry_point.name for entry_point in installed if entry_point.name in switched_off]
+        try:
+            self._read(installed)
+        # A plugin may fail in any way; the others and the help must be within reach nevertheless.
+        except Exception:
+            self._read_what_works(installed)
+
+    def refuse_broken(self) -> None:
+        """Raise for whoever needs all plugins.
+
+        Raises:
+            PluginError: A plugin is broken.
+        """
+        if self.broken:
+            raise PluginError("\n".join(self.broken))
+
+    def _read(self, entry_points: Iterable[importlib_metadata.EntryPoint]) -> None:
+        # In memory and never opened: exporters and importers are registered with some storage.
+        storage = Storage("sqlite://", entry_points=entry_points)
+        contributed = storage.plugin_registry.collect("vstorage_register_commands", click.Command)
+        for plugin, command in contributed:
+            if command.name in OWN_COMMANDS:
+                raise PluginConflictError(
+                    f"command {command.name!r} of {plugin} is one of vstorage's own;"
+                    f" disable it with {DISABLED_VARIABLE}={plugin.name}"
+                )
+        self.commands = refuse_duplicates("command", contributed, lambda command: command.name or "")
+        self.plugins, self.exporters, self.importers = storage.plugins(), storage.exporters, storage.importers
+
+    def _read_what_works(self, installed: list[importlib_metadata.EntryPoint]) -> None:
+        try:
+            self._read([])
+        except StorageError as error:
+            self.broken = [str(error)]
+            return
+        working: list[importlib_metadata.EntryPoint] = []
+        waiting = installed
+        # Again as long as it helps: a plugin may need one that comes later in the alphabet.
+        while True:
+            failed: list[importlib_metadata.EntryPoint] = []
+            self.broken = []
+            for entry_point in waiting:
+                try:
+                    self._read([*working, entry_point])
+                    working.append(entry_point)
+                except Exception as error:
+                    failed.append(entry_point)
+                    self.broken.append(_sentence(entry_point, error))
+            if len(failed) == len(waiting):
+                break
+            waiting = failed
+        self._read(working)
+
+
+def _sentence(entry_point: importlib_metadata.EntryPoint, error: Exception) -> str:
+    if isinstance(error, StorageError):
+        return str(error)
+    origin = f" ({entry_point.dist.name} {entry_point.dist.version})" if entry_point.dist else ""
+    return (
+        f"plugin {entry_point.name!r}{origin} fails with {type(error).__name__}: {error};"
+        f" upgrade it, or set {DISABLED_VARIABLE}={entry_point.name} to start without it"
+    )

@@ -1,0 +1,1 @@
+"""A diagram of the schema, drawn without any system package."""

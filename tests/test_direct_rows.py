@@ -1,0 +1,316 @@
+"""Rows written past the unit of work: nobody can tell the difference, except by the time it takes."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from models import Color, Counter, Device, Sample, Ticket, User
+from sqlalchemy import event, inspect
+from sqlalchemy.orm.exc import DetachedInstanceError
+from sqlmodel import Session, SQLModel
+from trail import history, trail
+
+from vstorage_core import Change, ModelAccessor, Storage
+
+# The two ways
+
+
+@contextmanager
+def opened(*, direct: bool) -> Iterator[Storage]:
+    with Storage("sqlite://", entry_points=[]) as storage:
+        storage.allows_direct_rows = direct
+        storage.create_tables()
+        yield storage
+
+
+def plain(value: Any) -> Any:
+    """A result that can be compared: the moment of a deletion is a different one each time."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if not isinstance(value, SQLModel):
+        return value
+    state = inspect(value)
+    try:
+        values = {name: getattr(value, name) for name in type(value).model_fields}
+    except DetachedInstanceError:
+        return "unreadable"
+    return {
+        **without_moment(values),
+        "is new": state.transient,
+        "is attached": state.persistent,
+        "is changed": state.modified,
+        "types": [type(values[name]).__name__ for name in values],
+    }
+
+
+def without_moment(values: dict[str, Any] | None) -> dict[str, Any] | None:
+    if values is None or "deleted_at" not in values:
+        return values
+    return {**values, "deleted_at": values["deleted_at"] is not None}
+
+
+class World:
+    """One storage in which steps are taken; `outcomes` is what a caller sees of them."""
+
+    def __init__(self, storage: Storage, model: type[SQLModel]) -> None:
+        self.storage = storage
+        self.model = model
+        self.accessor: ModelAccessor[Any] = ModelAccessor(model, "things", storage=storage)
+        self.outcomes: list[Any] = []
+        self.held: list[Any] = []
+        self.accessor.after_commit()(self._told)
+
+    def _told(self, changes: list[Change]) -> None:
+        self.outcomes.append([(change.operation, change.record_id, change.actor) for change in changes])
+
+    def take(self, steps: list[Any]) -> None:
+        for step in steps:
+            if isinstance(step, list):
+                self._transaction(step)
+            else:
+                self._outcome(step)
+
+    def _transaction(self, steps: list[Any]) -> None:
+        fails, *inside = steps
+        try:
+            with self.storage.transaction():
+                self.take(inside)
+                if fails:
+                    raise ZeroDivisionError
+        except Exception as error:
+            self.outcomes.append((type(error).__name__, str(error)))
+
+    def _outcome(self, step: tuple[Any, ...]) -> None:
+        name, *arguments = step
+        try:
+            result = getattr(self, name)(*arguments)
+        except Exception as error:
+            self.outcomes.append((step, type(error).__name__, str(error)))
+        else:
+            self.outcomes.append((step, plain(result)))
+        if self.held:
+            self.outcomes.append(plain(self.held[-1]))
+
+    def _keep(self, instance: Any) -> Any:
+        if instance is not None:
+            self.held.append(instance)
+        return instance
+
+    # Steps
+
+    def insert(self, values: dict[str, Any], actor: str | None) -> Any:
+        self._keep(instance := self.model(**values))
+        assert self.accessor.insert(instance, actor=actor) is instance
+        return instance
+
+    def insert_many(self, many: list[dict[str, Any]], actor: str | None) -> Any:
+        return self.accessor.insert_many([self.model(**values) for values in many], actor=actor)
+
+    def save(self, values: dict[str, Any], actor: str | None) -> Any:
+        self._keep(instance := self.model(**values))
+        stored = self.accessor.save(instance, actor=actor)
+        return stored, stored is instance
+
+    def save_held(self, number: int, values: dict[str, Any]) -> Any:
+        if not self.held:
+            return None
+        instance = self.held[number % len(self.held)]
+        for name, value in values.items():
+            setattr(instance, name, value)
+        stored = self.accessor.save(instance)
+        return plain(stored), stored is instance
+
+    def insert_held(self, number: int) -> Any:
+        return self.accessor.insert(self.held[number % len(self.held)]) if self.held else None
+
+    def update(self, key: Any, fields: dict[str, Any], actor: str | None) -> Any:
+        return self._keep(self.accessor.update(key, actor=actor, **fields))
+
+    def delete(self, key: Any, actor: str | None) -> Any:
+        return self.accessor.delete(key, actor=actor)
+
+    def delete_many(self, keys: list[Any]) -> Any:
+        return self.accessor.delete_many(keys)
+
+    def restore(self, key: Any) -> Any:
+        return self.accessor.restore(key)
+
+    def get(self, key: Any, include_deleted: bool) -> Any:
+        return self._keep(self.accessor.get(key, include_deleted=include_deleted))
+
+    def all(self) -> Any:
+        return self.accessor.all(include_deleted=True)
+
+    def add_to_session(self, values: dict[str, Any]) -> None:
+        """Pending until the next operation or the end, as in code that uses the session itself."""
+        with self.storage.use_session() as session:
+            session.add(self.model(**values))
+
+    def change_in_session(self, key: Any, fields: dict[str, Any]) -> None:
+        with self.storage.use_session() as session:
+            instance = session.get(self.model, key)
+            for name, value in fields.items() if instance is not None else ():
+                setattr(instance, name, value)
+
+    def read_in_session(self, key: Any) -> Any:
+        with self.storage.use_session() as session:
+            return self._keep(session.get(self.model, key))
+
+    # What is left
+
+    def remains(self) -> Any:
+        with self.storage.use_session() as session:
+            session.expire_all()
+        rows = [without_moment(record.model_dump()) for record in self.accessor.all(include_deleted=True)]
+        audit = [
+            (
+                row.id,
+                row.component,
+                row.record_id,
+                row.operation,
+                row.actor,
+                without_moment(row.before),
+                without_moment(row.after),
+            )
+            for row in trail(self.storage)
+        ]
+        return rows, audit
+
+
+def assert_no_difference(model: type[SQLModel], steps: list[Any]) -> None:
+    with opened(direct=True) as direct, opened(direct=False) as unit_of_work:
+        worlds = [World(storage, model) for storage in (direct, unit_of_work)]
+        for world in worlds:
+            world.take(steps)
+        first, second = (world.outcomes for world in worlds)
+        for ours, theirs in zip(first, second, strict=False):
+            assert ours == theirs
+        assert len(first) == len(second)
+        assert worlds[0].remains() == worlds[1].remains()
+
+
+# Random steps
+
+
+ACTORS = st.sampled_from([None, "ana", "ben"])
+
+
+def steps_of(keys: st.SearchStrategy[Any], values: st.SearchStrategy[dict[str, Any]], key_name: str) -> Any:
+    """Lists of steps on records with these keys and values; a nested list is a transaction, its head whether it fails."""
+    keyed = st.tuples(keys, values).map(lambda pair: {**pair[1], key_name: pair[0]})
+    some = values.flatmap(
+        lambda all_: st.sets(st.sampled_from(sorted(all_)), max_size=2).map(lambda names: {n: all_[n] for n in names})
+    )
+    step = st.one_of(
+        st.tuples(st.just("insert"), values | keyed, ACTORS),
+        st.tuples(st.just("insert_many"), st.lists(values | keyed, max_size=3), ACTORS),
+        st.tuples(st.just("save"), values | keyed, ACTORS),
+        st.tuples(st.just("save_held"), st.integers(0, 5), some),
+        st.tuples(st.just("insert_held"), st.integers(0, 5)),
+        st.tuples(st.just("update"), keys, some, ACTORS),
+        st.tuples(st.just("delete"), keys, ACTORS),
+        st.tuples(st.just("delete_many"), st.lists(keys, max_size=4)),
+        st.tuples(st.just("restore"), keys),
+        st.tuples(st.just("get"), keys, st.booleans()),
+        st.tuples(st.just("all")),
+        st.tuples(st.just("add_to_session"), values),
+        st.tuples(st.just("change_in_session"), keys, some),
+        st.tuples(st.just("read_in_session"), keys),
+    )  # fmt: skip
+
+    def transactions_of(inside: Any) -> Any:
+        return st.tuples(st.booleans(), st.lists(inside, max_size=6)).map(lambda pair: [pair[0], *pair[1]])
+
+    inner = transactions_of(step)
+    return st.lists(step | transactions_of(step | inner), min_size=1, max_size=8)
+
+
+USERS = steps_of(
+    st.integers(1, 4) | st.sampled_from(["1", "x"]),
+    st.fixed_dictionaries(
+        {
+            "name": st.sampled_from(["Ana", "Ben", "x" * 60, None]) | st.just("Cleo"),
+            "email": st.sampled_from([f"{number}@example.com" for number in range(4)] + ["UP@example.com", "nobody"]),
+            "age": st.sampled_from([None, 3, "4", -1, 2**70]),
+        }
+    ),
+    "id",
+)
+
+DEVICES = steps_of(
+    st.sampled_from(["A1", "a1", "é'\"", "7", 7]),
+    st.fixed_dictionaries({"serial": st.sampled_from(["A1", "B2", ""]), "label": st.sampled_from(["", "one", "x\0"])}),
+    "serial",
+)
+
+TICKETS = steps_of(
+    st.sampled_from([uuid.UUID(int=1), uuid.UUID(int=2), str(uuid.UUID(int=1)), "no uuid"]),
+    st.fixed_dictionaries(
+        {"key": st.sampled_from([uuid.UUID(int=1), uuid.UUID(int=3)]), "title": st.sampled_from(["a", "b", 5])}
+    ),
+    "key",
+)
+
+MOMENTS = st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.sampled_from(  # noqa: DTZ001
+    [timezone.utc, timezone(timedelta(hours=-5))]
+))  # fmt: skip
+SAMPLES = steps_of(
+    st.integers(1, 3),
+    st.fixed_dictionaries(
+        {
+            "text": st.sampled_from(["", "é😀", "'; --", "a\0"]),
+            "number": st.sampled_from([0, -(2**63), 2**63 - 1, 2**63, "7"]),
+            "ratio": st.sampled_from([0.1, 1, -0.0, 5e-324, "2.5", float("nan")]),
+            "flag": st.sampled_from([True, False, 1, "yes"]),
+            "price": st.sampled_from([Decimal("1.5"), Decimal("1.50"), 7, "0.1", Decimal("1.001")]),
+            "moment": MOMENTS | st.sampled_from(["2026-01-01T00:00:00Z", "2026-01-01T00:00:00"]),
+            "day": st.dates() | st.sampled_from([None, "2026-01-01"]),
+            "clock": st.sampled_from([None, time(1, 2, 3, 4), "12:00"]),
+            "duration": st.sampled_from([None, timedelta(microseconds=1), timedelta(days=-3), "PT1H", 5]),
+            "token": st.sampled_from([None, uuid.UUID(int=5), str(uuid.UUID(int=6))]),
+            "color": st.sampled_from([Color.RED, Color.BLUE, "b", "green"]),
+            "raw": st.binary(max_size=3) | st.sampled_from([None, "text"]),
+            "settings": st.dictionaries(st.text(max_size=2), st.none() | st.integers() | st.floats() | st.text(max_size=2), max_size=2),
+        }
+    ),
+    "id",
+)  # fmt: skip
+
+quick = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@quick
+@given(USERS)
+def test_users_are_stored_audited_and_answered_the_same_both_ways(steps):
+    assert_no_difference(User, steps)
+
+
+@quick
+@given(DEVICES)
+def test_devices_are_stored_audited_and_answered_the_same_both_ways(steps):
+    assert_no_difference(Device, steps)
+
+
+@quick
+@given(TICKETS)
+def test_tickets_are_stored_audited_and_answered_the_same_both_ways(steps):
+    assert_no_difference(Ticket, steps)
+
+
+@quick
+@given(SAMPLES)
+def test_every_column_type_is_stored_audited_and_answered_the_same_both_ways(steps):
+    assert_no_difference(Sample, steps)
