@@ -100,7 +100,7 @@ def test_durability_decides_when_the_disk_is_awaited(make_database, open_storage
 
 def test_reads_cannot_write_by_accident(sqlite_storage):
     with (
-        pytest.raises(StorageUnavailable, match="read-only here; to write, use `with transaction"),
+        pytest.raises(StorageUnavailable, match="write inside `with transaction"),
         sqlite_storage.use_session() as session,
     ):
         session.execute(text("INSERT INTO counter (value) VALUES (1)"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -18,7 +18,13 @@ from sqlmodel import Session, select
 
 from vstorage_core.audit import AuditLog, acting_as, check_actor, stored_values
 from vstorage_core.direct import DirectRows
-from vstorage_core.errors import ConfigurationError, InvalidInput, RecordDeleted, TransactionConflict
+from vstorage_core.errors import (
+    ConfigurationError,
+    ConstraintViolation,
+    InvalidInput,
+    RecordDeleted,
+    TransactionConflict,
+)
 from vstorage_core.filters import conditions_of
 from vstorage_core.lifecycle import LifecycleHooks
 from vstorage_core.records import SOFT_DELETE_FIELD, ModelT, Values, record_type
@@ -286,11 +292,11 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         for instance in new:
             self._require_new(instance)
         keys = [self._key_of(instance) for instance in new]
-        direct = self._direct("insert", new, [key for key in keys if key is not None])
-        if direct is not None and direct.insert(new, actor):
-            return new
         without_key = [instance for instance, key in zip(new, keys, strict=True) if key is None]
         try:
+            direct = self._direct("insert", new, [key for key in keys if key is not None])
+            if direct is not None and direct.insert(new, actor):
+                return new
             with self._write(actor) as session:
                 for instance in new:
                     # Once more: one that was pending in the session has been stored meanwhile.
@@ -300,7 +306,8 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
                 session.flush()
                 for instance in new:
                     self._emit("after_insert", session, instance)
-        except BaseException:
+        except BaseException as error:
+            self._name_reference(error, map(self.record.values_of, new))
             # Nothing was stored: the next try must not insist on the keys of this one.
             for instance in without_key:
                 if inspect(instance).transient:
@@ -331,7 +338,8 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
             if direct is not None and direct.save(instance, key, given, actor):
                 return instance
             return self._save(instance, key, given, actor)
-        except BaseException:
+        except BaseException as error:
+            self._name_reference(error, [given])
             state = inspect(instance)
             if state.session is not None:
                 state.session.expire(instance)
@@ -391,6 +399,13 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
             if name in fields:
                 raise InvalidInput(f"{self.component}: {name} cannot be updated; {way}")
         key = self.record.identity(id)
+        try:
+            return self._update(key, fields, actor)
+        except ConstraintViolation as error:
+            self._name_reference(error, [fields])
+            raise
+
+    def _update(self, key: Any, fields: Values, actor: str | None) -> ModelT | None:
         direct = self._direct("update", keys=[key])
         if direct is not None:
             return direct.update(key, fields, actor)  # type: ignore[return-value]
@@ -500,6 +515,20 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
                     session.flush()
             finally:
                 scope.accessor = outer
+
+    def _name_reference(self, error: BaseException, rows: Iterable[Values]) -> None:
+        """Find out which field points to nothing: SQLite does not tell."""
+        if not isinstance(error, ConstraintViolation) or error.kind != "foreign_key" or error.fields:
+            return
+        written = list(rows)
+        with self.storage.use_session() as session:
+            for name, column in self.record.columns.items():
+                wanted = {row[name] for row in written if row.get(name) is not None} if column.foreign_keys else ()
+                for foreign_key in column.foreign_keys if wanted else ():
+                    there = sqlalchemy.select(foreign_key.column).where(foreign_key.column.in_(wanted))
+                    if len(wanted) > len(session.connection().execute(there.limit(len(wanted))).all()):
+                        error.name_fields([name], f"{name} points to a record that does not exist")
+                        return
 
     def _key_of(self, instance: ModelT) -> Any:
         state = inspect(instance)

@@ -91,6 +91,10 @@ class ConstraintViolation(StorageError, IntegrityError):
         # No statement and no parameters: the message must be fit for a stranger to read.
         IntegrityError.__init__(self, None, None, orig if orig is not None else Exception(message))
         self.kind = kind
+        self.name_fields(fields, message)
+
+    def name_fields(self, fields: Sequence[str], message: str) -> None:
+        """Tell which fields it is about, once that is known."""
         self.fields = list(fields)
         self.message = message
         self.args = (message,)

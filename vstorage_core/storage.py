@@ -140,7 +140,8 @@ class Storage:
                         engine.dispose(close=False)
                     self._backend = open_backend(self._url, self._engine_settings)
                 if self._opened_in != pid:
-                    upgrade_audit_table(self._backend.write_engine, self._backend.read_engine)
+                    if not self._backend.is_read_only:
+                        upgrade_audit_table(self._backend.write_engine, self._backend.read_engine)
                     self._opened_in = pid
         return self._backend
 

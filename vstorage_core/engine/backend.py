@@ -39,10 +39,12 @@ class Backend:
         write_engine: Every transaction on it may write; on SQLite it holds the write lock from its first statement.
         read_engine: Refuses writes on SQLite; the write engine elsewhere.
         single_connection: Whether the database lives in one connection, as SQLite in memory does.
+        is_read_only: Whether the file or its folder cannot be written.
         writes_rows: Whether rows may be written and read through the driver's own cursor.
     """
 
     single_connection = False
+    is_read_only = False
     writes_rows = False
 
     def __init__(self, url: URL, settings: EngineSettings) -> None:

@@ -71,7 +71,8 @@ _SQLITE_CONSTRAINTS: dict[str, ConstraintKind] = {
 _SQLITE_UNAVAILABLE = {
     "database or disk is full": "the disk is full",
     "disk I/O error": "the disk reports an input/output error",
-    "attempt to write a readonly database": "the database is read-only here; to write, use `with transaction():`",
+    "attempt to write a readonly database": "the database is read-only here: its file or disk cannot be written,"
+    " or the session only reads (write inside `with transaction():`)",
     "unable to open database file": "the database file cannot be opened",
     "database disk image is malformed": "the database file is damaged; restore a backup",
     "file is not a database": "the file is not an SQLite database",
@@ -119,6 +120,8 @@ def _translate_postgresql(error: BaseException, sqlstate: str) -> StorageError |
         return StorageBusy("another transaction holds the record; try again")
     if sqlstate.startswith("22"):
         return InvalidInput("the database refuses a value: it does not fit its column")
+    if sqlstate[:2] == "28" or sqlstate == "3D000":
+        return StorageUnavailable("the database server does not let us in: user, password or database name is wrong")
     if sqlstate[:2] in ("08", "53", "57", "58"):
         return StorageUnavailable("the database server cannot do this now")
     return None
@@ -148,6 +151,8 @@ def _translate_mysql(error: BaseException, number: int, message: str, table: Tab
         return StorageBusy("another transaction holds the record; try again")
     if number in (1264, 1366, 1406):
         return InvalidInput("the database refuses a value: it does not fit its column")
+    if number in (1044, 1045, 1049):
+        return StorageUnavailable("the database server does not let us in: user, password or database name is wrong")
     if number in (1021, 1040, 1047, 1114, 1290, 2002, 2003, 2006, 2013):
         return StorageUnavailable("the database server cannot do this now")
     return None

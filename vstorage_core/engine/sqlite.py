@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Dialect, Engine, Float, Numeric, StaticPool, event
 from sqlalchemy.engine import URL
@@ -17,7 +19,7 @@ from sqlalchemy.engine import URL
 from vstorage_core.engine.backend import Backend, EngineSettings, create_engine
 from vstorage_core.engine.driver_errors import translated
 from vstorage_core.engine.gate import WriteGate
-from vstorage_core.errors import ConfigurationError, InvalidInput
+from vstorage_core.errors import ConfigurationError, InvalidInput, StorageUnavailable
 
 logger = logging.getLogger("vstorage")
 
@@ -54,6 +56,11 @@ class SqliteBackend(Backend):
             _warn_about_library()
             _warn_about_file_system(path)
             self._log_path = Path(f"{path}-wal")
+            if not _is_writable(path) and not (self._log_path.exists() and self._log_path.stat().st_size):
+                # Even a reader of a write-ahead log must write beside it, unless nobody else does.
+                self.is_read_only = True
+                url = url.set(database=f"file:{quote(str(path))}")
+                url = url.update_query_dict({"uri": "true", "mode": "ro", "immutable": "1"})
         self.gate = WriteGate()
         self._checkpoint_at_bytes = settings.journal_size_limit_bytes
         super().__init__(url, settings)
@@ -86,7 +93,7 @@ class SqliteBackend(Backend):
         execute("PRAGMA trusted_schema = OFF")
         # Without it INSERT OR REPLACE deletes rows behind the back of triggers.
         execute("PRAGMA recursive_triggers = ON")
-        if not self.single_connection:
+        if not self.single_connection and not self.is_read_only:
             try:
                 mode = execute("PRAGMA journal_mode = WAL").fetchone()[0]
             except sqlite3.OperationalError as error:
@@ -103,6 +110,8 @@ class SqliteBackend(Backend):
             execute("PRAGMA query_only = ON")
 
     def acquire_write(self, timeout_seconds: float | None = None) -> None:
+        if self.is_read_only:
+            raise StorageUnavailable("the database's file or folder cannot be written")
         self.gate.acquire(self.settings.timeout_seconds if timeout_seconds is None else timeout_seconds)
 
     def release_write(self) -> None:
@@ -179,6 +188,10 @@ class SqliteBackend(Backend):
         # BEGIN alone takes no snapshot; the first read does.
         connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar()
         return connection
+
+
+def _is_writable(path: Path) -> bool:
+    return os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
 
 
 @functools.cache
