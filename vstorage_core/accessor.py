@@ -13,7 +13,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import sqlalchemy
 from sqlalchemy import ColumnElement, func, inspect
 from sqlalchemy.orm import make_transient, make_transient_to_detached
-from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.attributes import flag_modified, set_committed_value
 from sqlmodel import Session, select
 
 from vstorage_core.audit import AuditLog, acting_as, check_actor, stored_values
@@ -304,6 +304,9 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
                     self._emit("before_insert", session, instance)
                 session.add_all(new)
                 session.flush()
+                if len(without_key) < len(new):
+                    # PostgreSQL's sequence does not see keys that were given.
+                    self.storage.advance_keys(self.record.mapper.local_table)
                 for instance in new:
                     self._emit("after_insert", session, instance)
         except BaseException as error:
@@ -378,7 +381,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         return attached
 
     @_run_again
-    def update(self, id: Any, *, actor: str | None = None, **fields: Any) -> ModelT | None:
+    def update(self, id: Any, /, *, actor: str | None = None, **fields: Any) -> ModelT | None:
         """Change only the given fields of a record; None if there is none or it is soft-deleted.
 
         Raises:
@@ -415,7 +418,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
                 return None
             before = {name: getattr(instance, name) for name in self.record.columns}
             for name, value in fields.items():
-                setattr(instance, name, value)
+                self._change(instance, name, value, before)
             self._emit("before_update", session, instance, before=before)
             session.flush()
             self._emit("after_update", session, instance, before=before)
@@ -588,9 +591,15 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
             session.add(instance)
         for name, value in given.items():
             set_committed_value(instance, name, stored[name])
-            if value != stored[name]:
-                setattr(instance, name, value)
+            self._change(instance, name, value, stored)
         return instance
+
+    def _change(self, instance: ModelT, name: str, value: Any, stored: Values) -> None:
+        if self.record.differs(name, value, stored[name]):
+            setattr(instance, name, value)
+            if value == stored[name]:
+                # SQLAlchemy would not write true over 1.
+                flag_modified(instance, name)
 
     def _let_go(self, instance: ModelT) -> None:
         session = inspect(instance).session

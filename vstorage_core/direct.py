@@ -95,7 +95,7 @@ class DirectRows:
         return instance
 
     def _update(self, transaction: RowTransaction, stored: Values, given: Values, actor: str | None) -> Values:
-        different = {name for name, value in given.items() if value != stored[name]}
+        different = {name for name, value in given.items() if self._record.differs(name, value, stored[name])}
         if not different:
             return stored
         valid = self._record.validate(self._component, {**stored, **given}, different)

@@ -105,6 +105,12 @@ class RecordType:
         held = instance.__dict__
         return {name: held[name] for name in self.columns if name in held}
 
+    def differs(self, name: str, one: Any, other: Any) -> bool:
+        """Whether two values of a field are stored differently; in JSON 1 is not true."""
+        if one is not None and other is not None and isinstance(self.columns[name].type, JSON):
+            return encode_snapshot({"": one}) != encode_snapshot({"": other})
+        return bool(one != other)
+
     def is_deleted(self, values: Mapping[str, Any]) -> bool:
         """Whether the record with these values is soft-deleted."""
         return self.has_soft_delete and values[SOFT_DELETE_FIELD] is not None
@@ -174,6 +180,8 @@ def record_type(model: type[SQLModel]) -> RecordType:
 def _canonical_form(column: Column[Any]) -> Callable[[Any], Any] | None:
     """How a value of the column is brought into the one form that it also has when it comes from the database."""
     kind = column.type
+    if isinstance(kind, Float):
+        return lambda value: value + 0  # no negative zero
     if isinstance(kind, DateTime | UTCDateTime):
         return lambda value: value.astimezone(timezone.utc) if value.tzinfo is not None else value
     if isinstance(kind, Numeric) and not isinstance(kind, Float):
