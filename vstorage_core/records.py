@@ -108,7 +108,7 @@ class RecordType:
     def differs(self, name: str, one: Any, other: Any) -> bool:
         """Whether two values of a field are stored differently; in JSON 1 is not true."""
         if one is not None and other is not None and isinstance(self.columns[name].type, JSON):
-            return encode_snapshot({"": one}) != encode_snapshot({"": other})
+            return _sorted_json(one) != _sorted_json(other)
         return bool(one != other)
 
     def is_deleted(self, values: Mapping[str, Any]) -> bool:
@@ -169,6 +169,10 @@ class RecordType:
             or column.default is not None
             or column is column.table.autoincrement_column
         )
+
+
+def _sorted_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 @functools.cache
