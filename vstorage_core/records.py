@@ -108,7 +108,10 @@ class RecordType:
     def differs(self, name: str, one: Any, other: Any) -> bool:
         """Whether two values of a field are stored differently; in JSON 1 is not true."""
         if one is not None and other is not None and isinstance(self.columns[name].type, JSON):
-            return _sorted_json(one) != _sorted_json(other)
+            try:
+                return _sorted_json(one) != _sorted_json(other)
+            except (TypeError, ValueError, RecursionError):
+                return True  # no JSON: validation says so
         return bool(one != other)
 
     def is_deleted(self, values: Mapping[str, Any]) -> bool:
