@@ -43,7 +43,7 @@ $(VENV)/.dev: $(VENV)/.runtime
 
 # Names and versions only, for every Python and platform; needs uv.
 constraints:
-	uv pip compile --universal --python-version 3.10 --no-header --no-annotate --no-emit-package vstorage-core \
+	uv pip compile --universal --python-version 3.10 --no-header --no-annotate --no-emit-package vstorage-core --no-emit-package vstorage-hello \
 	  $(PLUGINS:plugins/vstorage_%=--no-emit-package vstorage-%) --group dev --output-file constraints.txt --upgrade pyproject.toml
 
 clean:
