@@ -85,6 +85,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         self.component = component
         self.audited = audited
         self.record = record_type(model)
+        self.record.require_single_key()
         self._storage = storage
         super().__init__()
         if storage is not None:
@@ -287,14 +288,12 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
     def insert_many(self, instances: Sequence[ModelT], *, actor: str | None = None) -> list[ModelT]:
         """Store new records, all or none; see `insert`."""
         new = list(instances)
-        if actor is not None:
-            check_actor(actor)
         for instance in new:
             self._require_new(instance)
         keys = [self._key_of(instance) for instance in new]
         without_key = [instance for instance, key in zip(new, keys, strict=True) if key is None]
         try:
-            direct = self._direct("insert", new, [key for key in keys if key is not None])
+            direct = self._direct("insert", actor, new, [key for key in keys if key is not None])
             if direct is not None and direct.insert(new, actor):
                 return new
             with self._write(actor) as session:
@@ -334,17 +333,18 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         key = self._key_of(instance)
         if key is None:
             return self.insert(instance, actor=actor)
-        given = self._take_changes(instance)
+        # The key in the model's type, or SQLAlchemy would take "7" for another key than 7.
+        given = {**self._take_changes(instance), self.record.key: key}
         was_new = inspect(instance).transient
-        direct = self._direct("update", [instance], [key]) if not self._hooked("insert") else None
         try:
+            direct = self._direct("update", actor, [instance], [key]) if not self._hooked("insert") else None
             if direct is not None and direct.save(instance, key, given, actor):
                 return instance
             return self._save(instance, key, given, actor)
         except BaseException as error:
             self._name_reference(error, [given])
             state = inspect(instance)
-            if state.session is not None:
+            if state.session is not None and state.persistent:
                 state.session.expire(instance)
             else:
                 # As it was: the caller may correct it and try again.
@@ -409,7 +409,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
             raise
 
     def _update(self, key: Any, fields: Values, actor: str | None) -> ModelT | None:
-        direct = self._direct("update", keys=[key])
+        direct = self._direct("update", actor, keys=[key])
         if direct is not None:
             return direct.update(key, fields, actor)  # type: ignore[return-value]
         with self._write(actor) as session:
@@ -437,7 +437,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
     def delete_many(self, ids: Sequence[Any], *, actor: str | None = None) -> int:
         """Delete these records, all or none; returns how many there were. See `delete`."""
         keys = list(dict.fromkeys(self.record.identity(id) for id in ids))
-        direct = self._direct("delete", keys=keys)
+        direct = self._direct("delete", actor, keys=keys)
         if direct is not None:
             return direct.delete(keys, actor)
         with self._write(actor) as session:
@@ -467,7 +467,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         if not self.has_soft_delete:
             return False
         key = self.record.identity(id)
-        direct = self._direct("restore", keys=[key])
+        direct = self._direct("restore", actor, keys=[key])
         if direct is not None:
             return direct.restore(key, actor)
         with self._write(actor) as session:
@@ -481,15 +481,24 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
                 self._emit("after_restore", session, instance)
         return True
 
-    def _direct(self, operation: str, instances: Sequence[ModelT] = (), keys: Sequence[Any] = ()) -> DirectRows | None:
-        """The way past the unit of work; None where somebody could tell the difference."""
+    def _direct(
+        self, operation: str, actor: str | None, instances: Sequence[ModelT] = (), keys: Sequence[Any] = ()
+    ) -> DirectRows | None:
+        """The way past the unit of work; None where somebody could tell the difference.
+
+        Raises:
+            InvalidInput: `actor` cannot be one; said here because rows that change nothing leave no audit row.
+        """
+        if actor is not None:
+            check_actor(actor)
         storage = self.storage
         plan, audit_plan = storage.row_plan(self.model), storage.row_plan(AuditLog)
         scope = storage.current_scope()
         if plan is None or audit_plan is None or self._hooked(operation) or storage.has_listeners(scope):
             return None
         session = scope.session if scope else None
-        if any(inspect(instance).session not in (None, session) for instance in instances):
+        states = [inspect(instance) for instance in instances]
+        if any(state.session not in (None, session) or state.deleted for state in states):
             return None
         if session is not None:
             if not isinstance(session, StorageSession) or session.new or session.dirty or session.deleted:
@@ -587,6 +596,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
                     setattr(instance, name, value)
                 return session.merge(instance)
             if state.transient:
+                set_committed_value(instance, self.record.key, stored[self.record.key])
                 make_transient_to_detached(instance)
             session.add(instance)
         for name, value in given.items():

@@ -31,6 +31,7 @@ from sqlalchemy import (
     TypeDecorator,
     inspect,
     select,
+    tuple_,
 )
 from sqlalchemy.orm import InstanceState, Session
 from sqlmodel import Field, SQLModel
@@ -213,7 +214,10 @@ class FlushAudit:
             if isinstance(instance, SQLModel) and component_of(type(instance)) is not None:
                 by_type.setdefault(record_type(type(instance)), []).append(inspect(instance))
         for record, states in by_type.items():
-            by_key = {state.identity[0]: state for state in states if state.identity is not None}
+            keys = (
+                state.identity if len(record.keys) > 1 else state.identity and state.identity[0] for state in states
+            )
+            by_key = {key: state for key, state in zip(keys, states, strict=True) if key is not None}
             for key, values in stored_values(session.connection(), record, by_key):
                 self._stored[by_key[key]] = values
 
@@ -236,7 +240,7 @@ class FlushAudit:
 
     def _created(self, session: Session, component: str, record: RecordType, state: InstanceState[Any]) -> Entry | None:
         values = _complete(session, record, state, {})
-        return Entry(component, values[record.key], "create", None, record.snapshot(values))
+        return Entry(component, record.record_id(values), "create", None, record.snapshot(values))
 
     def _updated(self, session: Session, component: str, record: RecordType, state: InstanceState[Any]) -> Entry | None:
         stored = self._stored.get(state)
@@ -255,13 +259,13 @@ class FlushAudit:
         if before == after:
             return None
         marks = (stored.get(SOFT_DELETE_FIELD), state.dict.get(SOFT_DELETE_FIELD)) if record.has_soft_delete else ()
-        return Entry(component, stored[record.key], update_operation(*marks), before, after)
+        return Entry(component, record.record_id(stored), update_operation(*marks), before, after)
 
     def _deleted(self, session: Session, component: str, record: RecordType, state: InstanceState[Any]) -> Entry | None:
         stored = self._stored.get(state)
         if stored is None:
             return None
-        return Entry(component, stored[record.key], "delete", record.snapshot(stored), None)
+        return Entry(component, record.record_id(stored), "delete", record.snapshot(stored), None)
 
 
 def stored_values(connection: Connection, record: RecordType, keys: Iterable[Any]) -> Iterator[tuple[Any, Values]]:
@@ -269,19 +273,19 @@ def stored_values(connection: Connection, record: RecordType, keys: Iterable[Any
     wanted = list(keys)
     names = list(record.columns)
     statement = select(*record.columns.values()).with_for_update()
+    wanted_key: Any = record.key_column if len(record.keys) == 1 else tuple_(*record.mapper.primary_key)
     for start in range(0, len(wanted), 500):
         chunk = wanted[start : start + 500]
-        for row in connection.execute(statement.where(record.key_column.in_(chunk))):
+        for row in connection.execute(statement.where(wanted_key.in_(chunk))):
             values = dict(zip(names, row, strict=True))
-            yield values[record.key], values
+            yield record.key_of(values), values
 
 
 def _complete(session: Session, record: RecordType, state: InstanceState[Any], known: Values) -> Values:
     """`known` and what the instance has; what the database made up and did not tell is read back."""
     values = {**{name: state.dict[name] for name in record.columns if name in state.dict}, **known}
     if len(values) < len(record.columns):
-        identity = state.identity or (values[record.key],)
-        for _, row in stored_values(session.connection(), record, identity):
+        for _, row in stored_values(session.connection(), record, [record.key_of(values)]):
             values = {**row, **values}
     return values
 

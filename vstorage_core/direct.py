@@ -17,7 +17,7 @@ from vstorage_core.audit import Entry, audit_rows, update_operation
 from vstorage_core.errors import RecordDeleted
 from vstorage_core.records import SOFT_DELETE_FIELD, RecordType, Values
 from vstorage_core.rows import RowPlan
-from vstorage_core.sessions import RowTransaction, Scope
+from vstorage_core.sessions import KEY_WAS_MADE, RowTransaction, Scope
 from vstorage_core.storage import Storage
 
 if TYPE_CHECKING:
@@ -154,10 +154,13 @@ class DirectRows:
             for name, value in values.items():
                 set_committed_value(instance, name, value)
             return
+        state = instance_state(instance)
+        if is_new:
+            state.info[KEY_WAS_MADE] = state.dict.get(self._record.key) is None
         self._plan.settle(instance, values)
         if session is not None:
             session.add(instance)
             current = session.get_nested_transaction() or session.get_transaction()
             if is_new and current is not None:
                 # As after a flush: when the transaction is rolled back, the instance is a new one again.
-                current._new[instance_state(instance)] = True
+                current._new[state] = True

@@ -37,11 +37,12 @@ class RecordType:
     Attributes:
         model: The SQLModel class.
         columns: Its columns by attribute name, in the order of the fields.
-        key: Attribute name of the primary key.
+        keys: Attribute names of the primary key's columns.
+        key: The first of them, for most models the only one.
         has_soft_delete: Whether it has a `deleted_at` field.
 
     Raises:
-        ConfigurationError: The model is no table, or its key is not a single column.
+        ConfigurationError: The model is no table.
     """
 
     def __init__(self, model: type[SQLModel]) -> None:
@@ -64,14 +65,8 @@ class RecordType:
         self.columns: dict[str, Column[Any]] = dict(
             sorted(properties.items(), key=lambda item: order.get(item[0], len(order)))
         )
-        if len(mapper.primary_key) != 1:
-            names = ", ".join(column.name for column in mapper.primary_key)
-            raise ConfigurationError(
-                f"{model.__name__} has the composite key ({names}); an accessor needs a key of a single column."
-                " Add an id and a unique constraint over these columns"
-            )
-        self.key_column = mapper.primary_key[0]
-        self.key: str = mapper.get_property_by_column(self.key_column).key
+        self.keys: tuple[str, ...] = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
+        self.key, self.key_column = self.keys[0], mapper.primary_key[0]
         self.has_soft_delete = SOFT_DELETE_FIELD in self.columns
         self._canonical = {
             name: canonical
@@ -84,6 +79,26 @@ class RecordType:
         self._fields = frozenset(model.model_fields)
         field = model.model_fields.get(self.key)
         self._key_adapter: TypeAdapter[Any] = TypeAdapter(field.annotation if field else Any)  # type: ignore[arg-type]
+
+    def require_single_key(self) -> None:
+        """Refuse a model whose key has several columns; only sessions can write it.
+
+        Raises:
+            ConfigurationError: It has.
+        """
+        if len(self.keys) > 1:
+            raise ConfigurationError(
+                f"{self.model.__name__} has the composite key ({', '.join(self.keys)}); an accessor needs a key of a"
+                " single column. Add an id and a unique constraint over these columns"
+            )
+
+    def key_of(self, values: Mapping[str, Any]) -> Any:
+        """The key of the record with these values; a tuple where it has several columns."""
+        return values[self.key] if len(self.keys) == 1 else tuple(values[name] for name in self.keys)
+
+    def record_id(self, values: Mapping[str, Any]) -> Any:
+        """The key as it stands in the audit trail; several columns are separated by commas."""
+        return values[self.key] if len(self.keys) == 1 else ",".join(str(values[name]) for name in self.keys)
 
     def identity(self, key: Any) -> Any:
         """`key` in the type of the model's key, so that "7" finds 7.

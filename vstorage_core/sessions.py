@@ -38,6 +38,8 @@ _SESSION_EVENTS = attrgetter(
 _ENGINE_EVENTS = attrgetter(
     "before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute", "commit", "rollback"
 )
+# Marks an instance whose key the database made.
+KEY_WAS_MADE = "vstorage_key_was_made"
 
 
 class StorageSession(Session):
@@ -90,6 +92,13 @@ def _mark_changes(session: StorageSession, transaction: SessionTransaction) -> N
 @event.listens_for(StorageSession, "after_soft_rollback")
 def _forget_changes(session: StorageSession, transaction: SessionTransaction) -> None:
     del session.changes[session.info.pop(transaction, 0) :]
+
+
+@event.listens_for(StorageSession, "persistent_to_transient")
+def _take_key_back(_session: StorageSession, instance: object) -> None:
+    # The insert was rolled back: somebody else may get the key before it is tried again.
+    if isinstance(instance, SQLModel) and inspect(instance).info.pop(KEY_WAS_MADE, False):
+        setattr(instance, record_type(type(instance)).key, None)
 
 
 @dataclass(eq=False)
@@ -183,6 +192,8 @@ def _validate(storage: Storage, instance: SQLModel) -> None:
     changed = None
     if state.persistent:
         changed = {name for name in values if state.attrs[name].history.has_changes()}
+    else:
+        state.info[KEY_WAS_MADE] = values.get(record.key) is None
     for name, value in record.validate(component, values, changed).items():
         if (changed is None or name in changed) and value is not values[name]:
             setattr(instance, name, value)

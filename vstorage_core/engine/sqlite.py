@@ -128,11 +128,18 @@ class SqliteBackend(Backend):
             return
         if size < self._checkpoint_at_bytes:
             return
-        with self.write_engine.connect() as connection:
-            execute = connection.connection.cursor().execute
-            execute(f"PRAGMA busy_timeout = {_CHECKPOINT_TIMEOUT_MILLISECONDS}")
-            blocked, _, _ = execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            execute(f"PRAGMA busy_timeout = {int(self.settings.timeout_seconds * 1000)}")
+        blocked = True
+        try:
+            with self.write_engine.connect() as connection:
+                execute = connection.connection.cursor().execute
+                execute(f"PRAGMA busy_timeout = {_CHECKPOINT_TIMEOUT_MILLISECONDS}")
+                try:
+                    blocked = execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+                finally:
+                    execute(f"PRAGMA busy_timeout = {int(self.settings.timeout_seconds * 1000)}")
+        except (sqlite3.Error, StorageUnavailable) as error:
+            # What was written is stored in the log: whoever wrote it must not take it for refused.
+            logger.warning("%s: the write-ahead log cannot be written back: %s", self.url.database, error)
         limit = self.settings.journal_size_limit_bytes
         # Behind a long reader every further try would cost its time-out: wait until it is worth it again.
         self._checkpoint_at_bytes = size + limit // 4 if blocked else limit
