@@ -6,7 +6,7 @@ PLUGINS := $(wildcard plugins/*)
 LOCAL := -e . $(PLUGINS:%=-e ./%) -e ./examples/vstorage_hello
 PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml) examples/vstorage_hello/pyproject.toml constraints.txt
 
-.PHONY: demo test soak lint wheels local constraints clean
+.PHONY: demo test soak bench lint wheels local constraints clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python examples/machine.py
@@ -16,6 +16,10 @@ test: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -s -m soak
+
+# BENCH=--short takes minutes; docs/performance.md has the rest.
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks $(BENCH)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import importlib_metadata
 import pytest
+from fastapi import FastAPI
 from models import User
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +26,7 @@ from vstorage_core import (
     Storage,
     bootstrap,
     hookimpl,
+    hookspecs,
 )
 
 IMPORTS = """
@@ -303,8 +307,6 @@ def test_two_plugins_with_the_same_route(install, make_database):
                 yield router
             """,
         )
-    from fastapi import FastAPI
-
     app = FastAPI()
     routes = len(app.routes)
     with Storage(make_database("sqlite")) as storage, pytest.raises(ConfigurationError) as caught:
@@ -471,6 +473,38 @@ def test_what_shutdown_or_after_replace_raise_is_logged_and_stops_nobody(make_da
     assert "stuck valve" in caplog.text
     assert "stale cache" in caplog.text
     assert "plugin 'Alpha'" in caplog.text
+
+
+def test_every_hook_of_the_core_is_called_with_all_its_arguments(make_database):
+    heard: dict[str, set[str]] = {}
+
+    def listening(name: str, arguments: list[str]) -> Any:
+        def note(*values: Any) -> list[Any] | None:
+            assert None not in values
+            heard[name] = set(arguments)
+            return [] if "register" in name else None
+
+        # pluggy gives arguments by the names in the signature.
+        return hookimpl(eval(f"lambda self, {', '.join(arguments)}: note({', '.join(arguments)})", {"note": note}))
+
+    specs = {
+        name: list(inspect.signature(spec).parameters)
+        for name, spec in vars(hookspecs).items()
+        if hasattr(spec, "vstorage_spec")
+    }
+    plugin = type("Everything", (), {name: listening(name, arguments) for name, arguments in specs.items()})()
+    with Storage(make_database("sqlite"), plugins=[plugin], entry_points=[]) as storage:
+        users = ModelAccessor(User, "users", storage=storage)
+        with pytest.raises(ConfigurationError, match="no installed plugin serves a web API"):
+            bootstrap(FastAPI(), accessors=[users], storage=storage)
+        user = users.insert(User(name="Ana", email="a@example.com"))
+        users.update(user.id, name="Anna")
+        users.delete(user.id)
+        users.restore(user.id)
+        storage.health()
+        storage.plugins()
+        storage.replaced()
+    assert heard == {name: set(arguments) for name, arguments in specs.items()}
 
 
 # Settings

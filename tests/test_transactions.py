@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from models import Counter, Member, Team, User
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import Session, SQLModel, select
+from sqlalchemy.orm import registry
+from sqlmodel import Field, Session, SQLModel, select
 from trail import history, trail
 
 from vstorage_core import (
@@ -71,6 +72,31 @@ def test_what_is_raised_inside_undoes_everything_and_reaches_the_caller(storage,
     assert (values(counters), trail(storage), told) == ([], [], [])
     counters.insert(Counter(value=3))
     assert values(counters) == [3]
+
+
+def test_a_transaction_that_failed_can_be_tried_again_with_the_same_instances(storage, users):
+    ana, ben = (User(name=name, email=f"{name}@example.com") for name in ("Ana", "Ben"))
+    with pytest.raises(Boom), storage.transaction():
+        users.insert(ana)
+        users.insert_many([ben])
+        raise Boom
+    # Somebody else gets the key that the first try had.
+    users.insert(User(name="Cleo", email="cleo@example.com"))
+    with storage.transaction():
+        users.insert(ana)
+        users.insert_many([ben])
+    assert [user.name for user in users.all()] == ["Cleo", "Ana", "Ben"]
+
+
+def test_an_operation_that_was_undone_can_be_tried_again_in_the_same_transaction(storage, users):
+    ana = User(name="Ana", email="ana@example.com")
+    with storage.transaction():
+        with pytest.raises(Boom), storage.transaction():
+            users.insert(ana)
+            raise Boom
+        users.insert(User(name="Cleo", email="cleo@example.com"))
+        users.insert(ana)
+    assert [user.name for user in users.all()] == ["Cleo", "Ana"]
 
 
 def test_a_transaction_that_does_nothing_leaves_nothing(storage, counters):
@@ -324,6 +350,33 @@ def test_what_was_pending_before_an_operation_is_blamed_on_whom_it_was_done_by(s
     assert [(row.after["value"], row.actor) for row in trail(storage)] == [(1, "ana"), (2, "ben")]
 
 
+def test_a_model_whose_key_has_several_columns_is_written_through_the_session(make_database, open_storage):
+    class Own(SQLModel, registry=registry()):
+        pass
+
+    class Seat(Own, table=True):
+        row: int = Field(primary_key=True)
+        place: int = Field(primary_key=True)
+        taken: bool = False
+
+    for engine in ("sqlite", "postgresql", "mariadb"):
+        storage = open_storage(make_database(engine))
+        Own.metadata.create_all(storage.engine)
+        with storage.transaction() as session:
+            session.add_all([Seat(row=1, place=2), Seat(row=1, place=3)])
+        with storage.transaction() as session:
+            session.get_one(Seat, (1, 2)).taken = True
+        with pytest.raises(InvalidRecord), storage.transaction() as session:
+            session.get_one(Seat, (1, 3)).taken = "perhaps"
+        with storage.transaction() as session:
+            session.delete(session.get_one(Seat, (1, 2)))
+        created, other, changed, deleted = trail(storage)
+        assert [row.operation for row in trail(storage)] == ["create", "create", "update", "delete"]
+        assert {row.component for row in trail(storage)} == {"seat"}
+        assert created.record_id == changed.record_id == deleted.record_id != other.record_id
+        assert (created.after["taken"], changed.after["taken"], deleted.before["taken"]) == (False, True, True)
+
+
 # Compatibility with code that was written for plain SQLModel
 
 
@@ -397,9 +450,6 @@ def test_closing_inside_a_transaction_is_refused(storage, counters):
 
 
 def test_models_of_an_own_metadata_get_their_tables(make_database, open_storage):
-    from sqlalchemy.orm import registry
-    from sqlmodel import Field
-
     class Private(SQLModel, registry=registry()):
         pass
 

@@ -348,6 +348,8 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
                 state.session.expire(instance)
             else:
                 # As it was: the caller may correct it and try again.
+                if state.transient and not was_new:
+                    make_transient_to_detached(instance)
                 for name, value in given.items():
                     set_committed_value(instance, name, value)
                 if was_new:
@@ -364,6 +366,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
                 stored = self._stored(session, key)
                 if stored is None:
                     if inspect(instance).key is not None:
+                        self.record.require_values(self.component, key, given)
                         make_transient(instance)
                     for name, value in given.items():
                         setattr(instance, name, value)

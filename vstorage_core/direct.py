@@ -71,6 +71,8 @@ class DirectRows:
             stored = self._plan.select_one(transaction.cursor, key)
             is_new = stored is None
             if stored is None:
+                if instance_state(instance).key is not None:
+                    self._record.require_values(self._component, key, given)
                 values = self._validated(given)
                 if not self._plan.takes(values):
                     return False

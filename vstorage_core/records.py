@@ -120,6 +120,18 @@ class RecordType:
         held = instance.__dict__
         return {name: held[name] for name in self.columns if name in held}
 
+    def require_values(self, component: str, key: Any, given: Values) -> None:
+        """Refuse to insert anew a record that was stored once and of which not all values are left.
+
+        Raises:
+            InvalidInput: The instance lost some, e.g. because its session was rolled back.
+        """
+        missing = [name for name in self.columns if name not in given]
+        if missing:
+            raise InvalidInput(
+                f"{component} {key} is not stored any more, and the instance has lost {', '.join(missing)}"
+            )
+
     def differs(self, name: str, one: Any, other: Any) -> bool:
         """Whether two values of a field are stored differently; in JSON 1 is not true."""
         if one is not None and other is not None and isinstance(self.columns[name].type, JSON):

@@ -1,0 +1,1 @@
+"""An example plugin: API keys with roles, kept in a file."""

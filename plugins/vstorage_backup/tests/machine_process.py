@@ -1,0 +1,92 @@
+"""Another process on the machine's database; the tests start it as `python machine_process.py WHAT URL …`.
+
+write    inserts pairs of a team and a member, one transaction each, and prints the key of each that was acknowledged
+read     counts teams and members in one snapshot, and prints both counts
+restore  restores a file over and over, and prints `restored` or `refused` after each
+backup   takes backups over and over, and prints the file of each
+measure  backs up to a file and restores it, once small and then whatever there is, and prints how much more memory
+         the second time took, in kilobytes, and how many seconds backup and restore took
+"""
+
+import logging
+import re
+import sys
+import time
+from pathlib import Path
+
+import importlib_metadata
+from models import Member, Team
+from sqlalchemy import func, select
+
+from vstorage_backup import take_backup
+from vstorage_core import ImportInProgress, ModelAccessor, Storage, StorageUnavailable
+
+BACKUP = importlib_metadata.EntryPoint(name="backup", value="vstorage_backup.plugin", group="vstorage.plugins")
+
+
+def say(*words):
+    print(*words, flush=True)
+
+
+def write(storage, name):
+    teams, members = ModelAccessor(Team, "teams", storage=storage), ModelAccessor(Member, "members", storage=storage)
+    number = 0
+    while True:
+        number += 1
+        try:
+            with storage.transaction():
+                team = teams.insert(Team(name=f"{name} {number}"))
+                members.insert(Member(name=f"{name} {number}", team_id=team.id))
+        except StorageUnavailable:
+            continue
+        say(team.id, team.name)
+
+
+def read(storage, _):
+    while True:
+        with storage.snapshot() as connection:
+            teams, members = (connection.scalar(select(func.count()).select_from(model)) for model in (Team, Member))
+        say(teams, members)
+
+
+def restore(storage, path):
+    while True:
+        try:
+            storage.import_("restore", path)
+            say("restored")
+        except ImportInProgress:
+            say("refused")
+
+
+def backup(storage, _):
+    while True:
+        say(take_backup(storage))
+
+
+def peak_kilobytes():
+    # Unlike getrusage it does not count the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
+
+
+def measure(storage, path, big_url):
+    storage.create_tables()
+    storage.export("backup", path)
+    storage.import_("restore", path)
+    before = peak_kilobytes()
+    with Storage(big_url, entry_points=[BACKUP]) as big:
+        times = [time.monotonic()]
+        big.export("backup", path)
+        times.append(time.monotonic())
+        big.import_("restore", path)
+        times.append(time.monotonic())
+    say(peak_kilobytes() - before, times[1] - times[0], times[2] - times[1])
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.ERROR)
+    what, url, *arguments = sys.argv[1:]
+    with Storage(url, entry_points=[BACKUP], config={"backup": {"keep": 3}}) as storage:
+        storage.start()
+        say("ready")
+        globals()[what](storage, *arguments)

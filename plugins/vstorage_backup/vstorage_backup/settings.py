@@ -1,0 +1,89 @@
+"""The settings of backups, and where their files stand."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import make_url
+
+from vstorage_core import Storage
+
+
+class BackupSettings(BaseModel):
+    """The `backup` section of a storage's configuration.
+
+    Attributes:
+        folder: Where backups are kept; by default `<database>-backups` beside an SQLite file. For a database on a
+            server or in memory there is no default, and without one no safety copies.
+        every_seconds: How often a backup is taken by itself; None: never.
+        keep: How many of these are kept.
+        max_age_seconds: The health check `backup` fails when the last verified backup is older; default: twice
+            `every_seconds`.
+        keep_replaced: How many safety copies of replaced databases are kept; 0: none are made.
+        min_free_bytes: Backups and restores leave at least so much of the disk free.
+        max_check_seconds: Longest time for checking a file that is to be restored.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    folder: Path | None = None
+    every_seconds: float | None = Field(default=None, gt=0)
+    keep: int = Field(default=7, ge=1)
+    max_age_seconds: float | None = Field(default=None, gt=0)
+    keep_replaced: int = Field(default=3, ge=0)
+    min_free_bytes: int = Field(default=16 * 1024 * 1024, ge=0)
+    max_check_seconds: float = Field(default=600.0, gt=0)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the files of one database stand.
+
+    Attributes:
+        database: The SQLite file, or None for a database on a server or in memory.
+        work: Folder for temporary files.
+        name: How the names of all files begin.
+        folder: Where backups and safety copies are kept, or None.
+    """
+
+    database: Path | None
+    work: Path
+    name: str
+    folder: Path | None
+
+
+def backup_settings(storage: Storage) -> BackupSettings:
+    """The checked settings.
+
+    Raises:
+        ConfigurationError: A setting is unknown or not allowed.
+    """
+    return storage.settings("backup", BackupSettings)
+
+
+def places_of(storage: Storage) -> Places:
+    """Where the files of this storage stand; does not open the database."""
+    folder = backup_settings(storage).folder
+    url = make_url(storage.url)
+    database = _sqlite_file(url.database) if url.get_backend_name() == "sqlite" else None
+    if database is None:
+        name = url.database if url.get_backend_name() != "sqlite" else None
+        return Places(None, Path(tempfile.gettempdir()), name or "memory", folder and folder.absolute())
+    return Places(
+        database,
+        database.parent,
+        database.name,
+        (folder or database.with_name(f"{database.name}-backups")).absolute(),
+    )
+
+
+def _sqlite_file(database: str | None) -> Path | None:
+    if not database or database == ":memory:" or "mode=memory" in database:
+        return None
+    if database.startswith("file:"):
+        return Path(unquote(urlsplit(database).path)).absolute()
+    return Path(database)

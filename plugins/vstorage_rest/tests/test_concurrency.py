@@ -1,0 +1,145 @@
+"""Many clients at once, behind a real server."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from vstorage_core import StorageBusy, TransactionConflict
+
+CLIENTS = 32
+ACTOR = {"X-User": "ana"}
+
+
+@pytest.fixture
+def components():
+    return ["counters", "users", "devices"]
+
+
+@pytest.fixture
+def together():
+    """Calls a function with 0, 1, 2, … from as many threads, all starting at once; gives the results."""
+
+    def run(function, count=CLIENTS):
+        barrier = threading.Barrier(count)
+
+        def start(number):
+            barrier.wait()
+            return function(number)
+
+        with ThreadPoolExecutor(count) as pool:
+            return list(pool.map(start, range(count)))
+
+    return run
+
+
+def test_the_record_limit_is_exact_however_many_clients_create_at_once(open_machine, database_url, together):
+    machine = open_machine(database_url, max_records_per_model=50)
+    with machine.served() as address:
+
+        def create(number):
+            with httpx.Client(base_url=address, headers=ACTOR, timeout=60) as client:
+                return [client.post("/counters/", json={"value": number}).status_code for _ in range(3)]
+
+        statuses = [status for found in together(create) for status in found]
+    assert statuses.count(201) == machine.counters.count() == 50
+    assert set(statuses) == {201, 409}
+
+
+def test_clients_that_read_change_and_write_back_with_if_match_lose_no_update(open_machine, database_url, together):
+    machine = open_machine(database_url)
+    machine.client.post("/counters/", json={"value": 0})
+    with machine.served() as address:
+
+        def increment(_number):
+            with httpx.Client(base_url=address, headers=ACTOR, timeout=60) as client:
+                done = 0
+                for _ in range(10):
+                    read = client.get("/counters/1")
+                    answer = client.put(
+                        "/counters/1",
+                        json={"value": read.json()["value"] + 1},
+                        headers={"If-Match": read.headers["etag"]},
+                    )
+                    assert answer.status_code in (200, 412), answer.text
+                    done += answer.status_code == 200
+                return done
+
+        acknowledged = sum(together(increment, 8))
+    assert acknowledged > 0
+    assert machine.counters.get(1).value == acknowledged
+
+
+def test_clients_that_delete_at_once_delete_once(open_machine, database_url, together):
+    machine = open_machine(database_url)
+    machine.client.post("/users/", json={"name": "Ana", "email": "a@x"})
+    with machine.served() as address:
+        answers = together(lambda _: httpx.delete(f"{address}/users/1", headers=ACTOR, timeout=60).status_code, 8)
+    assert sorted(answers) == [200] + [404] * 7
+    rows = machine.client.get("/db/audit", params={"component": "users"}).json()
+    assert [row["operation"] for row in rows] == ["soft_delete", "create"]
+
+
+def test_clients_that_put_a_missing_record_at_once_create_it_once(open_machine, database_url, together):
+    machine = open_machine(database_url)
+    with machine.served() as address:
+
+        def put(number):
+            return httpx.put(
+                f"{address}/devices/A1", json={"label": f"{number}"}, headers=ACTOR, timeout=60
+            ).status_code
+
+        statuses = together(put, 8)
+    assert statuses.count(201) == 1
+    assert set(statuses) <= {200, 201, 409}
+
+
+def test_the_server_answers_others_while_a_request_waits_for_the_database(machine):
+    held, release = threading.Event(), threading.Event()
+
+    @machine.users.before_insert()
+    def hold(instance):
+        held.set()
+        assert release.wait(30)
+
+    with machine.served() as address, ThreadPoolExecutor(2) as pool:
+        user = {"name": "Ana", "email": "a@x"}
+        slow = pool.submit(httpx.post, f"{address}/users/", json=user, headers=ACTOR, timeout=60)
+        assert held.wait(30)
+        waiting = pool.submit(httpx.post, f"{address}/counters/", json={}, headers=ACTOR, timeout=60)
+        assert httpx.get(f"{address}/users/").json() == []
+        assert httpx.get(f"{address}/db/health").json()["status"] == "ok"
+        assert not slow.done()
+        assert not waiting.done()
+        release.set()
+        assert (slow.result().status_code, waiting.result().status_code) == (201, 201)
+
+
+def test_a_writer_that_waits_too_long_gets_503_and_writes_nothing(open_machine, make_database):
+    machine = open_machine(make_database("sqlite"), config={"engine": {"timeout_seconds": 0.2}})
+    with machine.served() as address, machine.storage.transaction():
+        answer = httpx.post(f"{address}/counters/", json={}, headers=ACTOR)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, str(StorageBusy.retry_after_seconds))
+    assert machine.counters.count() == 0
+
+
+def test_a_request_whose_transaction_the_database_undid_is_run_again(machine):
+    conflicts = iter([TransactionConflict("again"), TransactionConflict("again")])
+
+    @machine.counters.after_insert()
+    def conflict_twice(instance):
+        error = next(conflicts, None)
+        if error is not None:
+            raise error
+
+    assert machine.client.post("/counters/", json={"value": 3}).json() == {"id": 1, "value": 3}
+    assert len(machine.client.get("/db/audit").json()) == machine.counters.count() == 1
+
+
+def test_a_conflict_that_does_not_end_is_503(machine):
+    @machine.counters.after_insert()
+    def conflict(instance):
+        raise TransactionConflict("others stood in the way")
+
+    assert machine.client.post("/counters/", json={"value": 3}).status_code == 503

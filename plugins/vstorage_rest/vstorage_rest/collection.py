@@ -1,0 +1,96 @@
+"""What the modules that add routes for one accessor share: its router, its types, its names."""
+
+# No `from __future__ import annotations`: the types are made here and read by FastAPI.
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query
+
+from vstorage_core import ConfigurationError, ModelAccessor
+from vstorage_rest.access import caller_for
+from vstorage_rest.json_types import UtcByDefault
+from vstorage_rest.resource import Resource
+from vstorage_rest.routes import guarded_route
+from vstorage_rest.schemas import key_annotation
+from vstorage_rest.settings import rest_settings
+
+RESERVED_PREFIXES = frozenset({"db", "docs", "redoc", "openapi.json"})
+
+IncludeDeleted = Annotated[bool, Query(description="Include soft-deleted records")]
+AsOf = Annotated[
+    UtcByDefault | None, Query(description="The record as it was at this time; UTC where no zone is given")
+]
+IfMatch = Annotated[
+    str | None, Header(description="ETag of the record as the client knows it; 412 when it has changed")
+]
+IfNoneMatch = Annotated[
+    str | None, Header(description="ETag of the record as the client has it; 304 when it has not changed")
+]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="Names the request: sent again within a day it is answered again and not done again",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The records of one accessor under one path.
+
+    Attributes:
+        plural: For operation ids: `list_{plural}`.
+        singular: For operation ids: `create_{singular}`.
+        reader: FastAPI dependency that gives the `Caller` and refuses who may not read.
+        writer: The same for writes.
+        Key: Annotation of the key in a path.
+    """
+
+    router: APIRouter
+    resource: Resource[Any]
+    plural: str
+    singular: str
+    reader: Any
+    writer: Any
+    Key: Any
+
+    @property
+    def max_page_size(self) -> int:
+        """Most records of one list page."""
+        return rest_settings(self.resource.storage).max_page_size
+
+
+def collection_of(accessor: ModelAccessor[Any], max_records: int | None) -> Collection:
+    """An empty router for the accessor, and what its routes need.
+
+    Raises:
+        ConfigurationError: The component would hide routes of the server's own.
+    """
+    component = accessor.component
+    if component.split("/")[0] in RESERVED_PREFIXES:
+        raise ConfigurationError(f"the component {component!r} would hide the server's own /{component}; rename it")
+    plural = re.sub(r"\W", "_", component)
+    model = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", accessor.model.__name__).lower()
+
+    return Collection(
+        router=APIRouter(
+            prefix=f"/{component}",
+            tags=[component],
+            route_class=guarded_route(lambda: rest_settings(accessor.storage).max_body_bytes, attempts=5),
+        ),
+        resource=Resource(accessor, max_records),
+        plural=plural,
+        # The model's name only where it is the component's singular: two components may share a model.
+        singular=model if plural in _plurals_of(model) else plural,
+        reader=Depends(caller_for(lambda: accessor.storage, "records.read", component)),
+        writer=Depends(caller_for(lambda: accessor.storage, "records.write", component, writes=True)),
+        Key=key_annotation(accessor.record),
+    )
+
+
+def _plurals_of(noun: str) -> set[str]:
+    return {f"{noun}s", f"{noun}es", f"{noun[:-1]}ies"}

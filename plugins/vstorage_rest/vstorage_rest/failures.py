@@ -1,0 +1,147 @@
+"""From exceptions to HTTP answers, in one place. Bodies keep FastAPI's `detail` and never show SQL, values or paths."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
+
+from vstorage_core import (
+    ConstraintViolation,
+    ImportInProgress,
+    ImportRefused,
+    InvalidInput,
+    InvalidRecord,
+    RecordDeleted,
+    RecordLimitReached,
+    StorageUnavailable,
+)
+
+logger = logging.getLogger("vstorage.rest")
+
+STATUS_OF_CONSTRAINT = {"unique": 409, "foreign_key": 409, "not_null": 422, "check": 422}
+STATUS_OF: dict[type[Exception], int] = {
+    InvalidInput: 422,
+    RecordDeleted: 404,
+    RecordLimitReached: 409,
+    ImportInProgress: 409,
+    StorageUnavailable: 503,
+}
+
+
+class HTTPFailure(BaseModel):
+    """The body of a refused request."""
+
+    detail: str | list[dict[str, Any]]
+
+
+class BatchRefused(Exception):
+    """Items of a batch are refused; nothing of it was stored.
+
+    Attributes:
+        status: The HTTP status of the answer.
+        problems: What is wrong with each, as in FastAPI's answers.
+    """
+
+    def __init__(self, status: int, problems: list[dict[str, Any]]) -> None:
+        super().__init__(status, problems)
+        self.status = status
+        self.problems = problems
+
+
+MEANINGS = {
+    400: "The actor is missing or cannot be one, or the body cannot be read",
+    401: "The credentials are wrong",
+    403: "The caller may not do this; the detail says how to allow it",
+    404: "There is no such record",
+    409: "A unique value is taken, a reference is broken, the component is full, or another import is running",
+    412: "The record was changed since the client read it",
+    413: "The body is larger than the server takes",
+    422: "A value is missing or not allowed; the detail names it",
+    500: "The server failed; the detail has an id that also stands in its log",
+    503: "The database is busy or unavailable; try again after the seconds in Retry-After",
+}
+
+
+def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's description of these failures, and of those that every route may have."""
+    responses: dict[int | str, dict[str, Any]] = {
+        status: {"description": MEANINGS[status], "content": {"application/json": {"schema": _FAILURE}}}
+        for status in sorted({*statuses, 401, 403, 500, 503})
+    }
+    # FastAPI makes a validator of each model of each response; one of them puts the schema into the document.
+    responses[500] = {"description": MEANINGS[500], "model": HTTPFailure}
+    return responses
+
+
+_FAILURE = {"$ref": f"#/components/schemas/{HTTPFailure.__name__}"}
+
+
+def answer(error: Exception, *, writes: bool) -> Response:
+    """The HTTP answer to an exception; what nobody expected is logged under an id that the answer names.
+
+    Args:
+        error: What was raised.
+        writes: Whether hooks may have run: their ValueError and PermissionError are refusals, others' are faults.
+    """
+    refused = refusal(error, writes=writes)
+    if refused is not None:
+        status, detail = refused
+        headers = {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, StorageUnavailable) else None
+        return JSONResponse({"detail": detail}, status, headers)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        logger.error("the disk is full", exc_info=error)
+        return JSONResponse({"detail": "The disk is full"}, 503, {"Retry-After": "60"})
+    if isinstance(error, ClientDisconnect):
+        return JSONResponse({"detail": "The client went away"}, 400)
+    failure_id = uuid.uuid4().hex[:12]
+    logger.error("request failed, id %s", failure_id, exc_info=error)
+    return JSONResponse({"detail": f"Internal error {failure_id}; the server's log says more under this id"}, 500)
+
+
+def refusal(
+    error: Exception, *, writes: bool, loc: Sequence[str | int] = ("body",)
+) -> tuple[int, str | list[dict[str, Any]]] | None:
+    """Status and detail for an exception that refuses a request; None for one that is a fault.
+
+    Args:
+        error: What was raised.
+        writes: See `answer`.
+        loc: Where in the request the refused record stands.
+    """
+    if isinstance(error, RequestValidationError):
+        return 422, [_without_input(problem) for problem in error.errors()]
+    if isinstance(error, BatchRefused):
+        return error.status, error.problems
+    if isinstance(error, InvalidRecord):
+        return 422, [{**problem, "loc": [*loc, *problem["loc"]]} for problem in error.errors]
+    if isinstance(error, ConstraintViolation):
+        places = [[*loc, field] for field in error.fields] or [[*loc]]
+        problems = [{"type": error.kind, "loc": place, "msg": error.message} for place in places]
+        return STATUS_OF_CONSTRAINT[error.kind], problems
+    if isinstance(error, ImportRefused) and error.details:
+        return 422, [{"msg": str(error)}, *map(dict, error.details)]
+    for kind, status in STATUS_OF.items():
+        if isinstance(error, kind):
+            return status, str(error)
+    if writes and isinstance(error, ValidationError):
+        return 422, [_without_input(problem) for problem in error.errors()]
+    if writes and isinstance(error, ValueError) and not isinstance(error, UnicodeError):
+        return 422, str(error)
+    # The operating system's has a number, and a path in its text.
+    if writes and isinstance(error, PermissionError) and error.errno is None:
+        return 403, str(error)
+    return None
+
+
+def _without_input(problem: Mapping[str, Any]) -> dict[str, Any]:
+    # The input may be a secret, and NaN or half a character in it would turn the answer into a 500.
+    return {"type": problem["type"], "loc": list(problem["loc"]), "msg": problem["msg"]}

@@ -1,0 +1,75 @@
+"""`GET /db/metrics`: what a Prometheus server scrapes; needs `pip install 'vstorage-rest[metrics]'`."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from vstorage_core import Change, Storage
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+EXTENSION = "rest.changes"
+
+
+class ChangeCounts:
+    """How many changes have been committed since the storage was made, by component and operation."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def add(self, changes: Sequence[Change]) -> None:
+        """Count them."""
+        with self._mutex:
+            self._counts.update((change.component, change.operation) for change in changes)
+
+    def items(self) -> list[tuple[tuple[str, str], int]]:
+        """Component and operation, with the number of changes."""
+        with self._mutex:
+            return sorted(self._counts.items())
+
+
+def change_counts(storage: Storage) -> ChangeCounts:
+    """The counts of this storage."""
+    counts: ChangeCounts = storage.extensions.setdefault(EXTENSION, ChangeCounts())
+    return counts
+
+
+class StorageMetrics:
+    """A collector for prometheus_client: asks the storage at each scrape."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics, as prometheus_client wants them."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        healthy = GaugeMetricFamily("vstorage_healthy", "Whether a health check passes", labels=["check"])
+        health = self._storage.health()
+        for name, report in health.checks.items():
+            healthy.add_metric([name], float(report["ok"]))
+        yield healthy
+        records = GaugeMetricFamily("vstorage_records", "Records that are not deleted", labels=["component"])
+        # A sick database is told by its check; what it holds nobody knows then.
+        if health.checks["database"]["ok"]:
+            for accessor in self._storage.accessors:
+                records.add_metric([accessor.component], accessor.count())
+        yield records
+        changes = CounterMetricFamily("vstorage_changes", "Committed changes", labels=["component", "operation"])
+        for labels, count in change_counts(self._storage).items():
+            changes.add_metric(list(labels), count)
+        yield changes
+
+
+def metrics_text(storage: Storage) -> bytes:
+    """The metrics in Prometheus' text format."""
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(StorageMetrics(storage))
+    return generate_latest(registry)

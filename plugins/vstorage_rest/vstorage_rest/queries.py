@@ -1,0 +1,210 @@
+"""What a client may ask of a list, as query parameters with types: filters, order, pages, fields."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from sqlalchemy import ColumnElement, and_, false, or_
+
+from vstorage_core.filters import conditions_of, operators_of
+from vstorage_core.records import SOFT_DELETE_FIELD, RecordType, Values, encode_snapshot
+from vstorage_rest.json_types import LARGEST_INTEGER, parameter_type, without_none
+from vstorage_rest.schemas import visible_fields
+
+
+class ListQuery(BaseModel):
+    """The parameters that every list has; the model of a list adds its filters under their own names."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    include_deleted: Annotated[bool, Field(description="Include soft-deleted records")] = False
+    limit: Annotated[int | None, Field(ge=1, description="Most records of one page")] = None
+    offset: Annotated[int, Field(ge=0, le=LARGEST_INTEGER, description="Skip so many records")] = 0
+    after: Annotated[str | None, Field(description="Where the page before ended; taken from its Link header")] = None
+    order_by: str | None = None
+    fields: str | None = None
+    count: Annotated[bool, Field(description="Tell in X-Total-Count how many there are on all pages")] = False
+
+
+def _split(values: Any) -> Any:
+    return [part for value in values for part in str(value).split(",")] if isinstance(values, list) else values
+
+
+@functools.cache
+def list_query(record: RecordType) -> type[ListQuery]:
+    """The parameters of the list of these records: `age=3`, `age__gte=3`, `name__in=a,b`, …"""
+    definitions: dict[str, Any] = {}
+    for name, field in visible_fields(record).items():
+        kind: Any = parameter_type(field.annotation)
+        several = Annotated[list[kind] | None, BeforeValidator(_split)]
+        for operator in _operators(record, name):
+            parameter = name if operator == "eq" and name not in ListQuery.model_fields else f"{name}__{operator}"
+            expected: Any = {"in": several, "not_in": several, "is_null": bool}.get(operator, kind)
+            definitions[parameter] = (expected if expected is several else expected | None, None)
+    orderable = "|".join(name for name in visible_fields(record) if "eq" in _operators(record, name))
+    definitions["order_by"] = _names(f"-?({orderable})", "Fields separated by commas, - for descending")
+    definitions["fields"] = _names(f"({'|'.join(visible_fields(record))})", "Only these fields, separated by commas")
+    return create_model(f"{record.model.__name__}Query", __base__=ListQuery, **definitions)
+
+
+def _names(name: str, description: str) -> Any:
+    # In the document only: the answer to an unknown field names it and the known ones.
+    return (str | None, Field(None, description=description, json_schema_extra={"pattern": f"^{name}(,{name})*$"}))
+
+
+class _Order(NamedTuple):
+    """One part of an ordering."""
+
+    name: str
+    column: Any
+    descending: bool
+    nullable: bool
+
+
+class ListStatement:
+    """A checked query as SQL.
+
+    Args:
+        record: Of the model.
+        query: As the client sent it.
+        max_page_size: Most records of one page.
+
+    Raises:
+        RequestValidationError: A field is unknown, or the cursor is not one of this ordering.
+    """
+
+    def __init__(self, record: RecordType, query: ListQuery, max_page_size: int) -> None:
+        self._record = record
+        self._visible = visible_fields(record)
+        self._order = self._ordering(query.order_by)
+        self.fields = None if query.fields is None else self._chosen(query.fields)
+        self.limit = min(query.limit or max_page_size, max_page_size)
+        self.offset = query.offset
+        self.count = query.count
+        filters = {
+            name: getattr(query, name)
+            for name in query.model_fields_set
+            if name not in ListQuery.model_fields and getattr(query, name) is not None
+        }
+        self.conditions = conditions_of(record, filters)
+        if record.has_soft_delete and not query.include_deleted:
+            self.conditions.append(getattr(record.model, SOFT_DELETE_FIELD).is_(None))
+        self.after = [] if query.after is None else [self._later_than(query.after)]
+
+    @property
+    def order_by(self) -> list[ColumnElement[Any]]:
+        """Expressions to order by. NULL stands before every value, on every database."""
+        ordering: list[ColumnElement[Any]] = []
+        for part in self._order:
+            directed = (part.column.is_not(None), part.column) if part.nullable else (part.column,)
+            ordering.extend(column.desc() if part.descending else column.asc() for column in directed)
+        return ordering
+
+    def cursor(self, values: Values) -> str:
+        """Where the next page starts, given the last record of this one."""
+        position = encode_snapshot({"order": self._order_text, "at": [values[part.name] for part in self._order]})
+        return base64.urlsafe_b64encode(position.encode()).decode().rstrip("=")
+
+    @property
+    def _order_text(self) -> str:
+        return ",".join(("-" if part.descending else "") + part.name for part in self._order)
+
+    def _ordering(self, order_by: str | None) -> list[_Order]:
+        names = [] if order_by is None else [name.strip() for name in order_by.split(",")]
+        for name in names:
+            self._require_visible("order_by", name.removeprefix("-"))
+            if "eq" not in _operators(self._record, name.removeprefix("-")):
+                raise _refused("order_by", "there is no order of the values of this field")
+        if all(name.removeprefix("-") != self._record.key for name in names):
+            names.append(self._record.key)
+        return [self._part(name) for name in names]
+
+    def _part(self, name: str) -> _Order:
+        field = name.removeprefix("-")
+        column = self._record.columns[field]
+        nullable = bool(column.nullable) and not column.primary_key
+        return _Order(field, getattr(self._record.model, field), name.startswith("-"), nullable)
+
+    def _chosen(self, names: str) -> list[str]:
+        chosen = [name.strip() for name in names.split(",")]
+        for name in chosen:
+            self._require_visible("fields", name)
+        return chosen
+
+    def _require_visible(self, parameter: str, name: str) -> None:
+        if name not in self._visible:
+            raise _refused(parameter, f"there is no such field; the fields are {', '.join(self._visible)}")
+
+    def _later_than(self, cursor: str) -> ColumnElement[bool]:
+        """Row by row: later in the first field, or the same there and later in the second, …"""
+        at = self._position(cursor)
+        alternatives = []
+        same: list[ColumnElement[bool]] = []
+        for part, value in zip(self._order, at, strict=True):
+            alternatives.append(and_(*same, _beyond(part, value)))
+            same.append(part.column.is_(None) if value is None else part.column == value)
+        later = or_(*alternatives)
+        first, value = self._order[0], at[0]
+        if first.nullable:
+            return later
+        # Says nothing new, but in a form for which databases use an index.
+        return and_(first.column <= value if first.descending else first.column >= value, later)
+
+    def _position(self, cursor: str) -> list[Any]:
+        try:
+            position = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+            if position["order"] != self._order_text or len(position["at"]) != len(self._order):
+                raise ValueError
+            return [
+                None if value is None else _adapter(self._record, part.name).validate_python(value)
+                for part, value in zip(self._order, position["at"], strict=True)
+            ]
+        except (ValueError, TypeError, KeyError, RecursionError, ValidationError):
+            raise _refused(
+                "after", "not a place in this list; take it from the Link header of the page before"
+            ) from None
+
+
+def _operators(record: RecordType, name: str) -> Mapping[str, Any]:
+    """The operators that a client may use on the field; bytes have no spelling in a query."""
+    known = operators_of(record.columns[name])
+    if without_none(record.model.model_fields[name].annotation) is bytes:
+        return {"is_null": known["is_null"]}
+    return known
+
+
+def _beyond(part: _Order, value: Any) -> ColumnElement[bool]:
+    if value is None:
+        return false() if part.descending else part.column.is_not(None)
+    if part.descending:
+        smaller: ColumnElement[bool] = part.column < value
+        return or_(smaller, part.column.is_(None)) if part.nullable else smaller
+    larger: ColumnElement[bool] = part.column > value
+    return larger
+
+
+@functools.cache
+def _adapter(record: RecordType, name: str) -> TypeAdapter[Any]:
+    annotation: Any = parameter_type(record.model.model_fields[name].annotation)
+    return TypeAdapter(annotation)
+
+
+def _refused(parameter: str, message: str) -> RequestValidationError:
+    return RequestValidationError([{"type": "value_error", "loc": ("query", parameter), "msg": message}])
+
+
+def links(url: Any, pages: Mapping[str, Mapping[str, Any]]) -> str:
+    """A Link header (RFC 8288); pages by relation, each with the query parameters that differ."""
+    return ", ".join(f'<{_with(url, parameters)}>; rel="{relation}"' for relation, parameters in pages.items())
+
+
+def _with(url: Any, parameters: Mapping[str, Any]) -> Any:
+    dropped: Sequence[str] = [name for name, value in parameters.items() if value is None]
+    kept = {name: value for name, value in parameters.items() if value is not None}
+    return url.remove_query_params(dropped).include_query_params(**kept)

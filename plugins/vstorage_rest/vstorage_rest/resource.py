@@ -1,0 +1,185 @@
+"""The records of one accessor as the web serves them: read as rows, sent as JSON, told apart by their ETags."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic
+from urllib.parse import quote
+
+from fastapi import HTTPException, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from sqlalchemy import ColumnElement, select
+
+from vstorage_core import ModelAccessor, RecordLimitReached, Storage
+from vstorage_core.records import SOFT_DELETE_FIELD, ModelT, Values
+from vstorage_rest.schemas import create_schema, visible_fields
+
+
+class Resource(Generic[ModelT]):
+    """The records of an accessor.
+
+    Args:
+        max_records: How many live records clients may create; None: no limit.
+
+    Attributes:
+        visible: Fields that clients get.
+    """
+
+    def __init__(self, accessor: ModelAccessor[ModelT], max_records: int | None) -> None:
+        self.accessor = accessor
+        self.record = accessor.record
+        self.visible = list(visible_fields(accessor.record))
+        self._max_records = max_records
+        self._required = [
+            name for name, field in create_schema(accessor.record).model_fields.items() if field.is_required()
+        ]
+
+    @property
+    def storage(self) -> Storage:
+        """The database."""
+        return self.accessor.storage
+
+    # Reading
+
+    def rows(
+        self,
+        *conditions: ColumnElement[bool],
+        order_by: Sequence[ColumnElement[Any]] = (),
+        limit: int | None = None,
+        offset: int | None = None,
+        lock: bool = False,
+    ) -> list[Values]:
+        """The stored values of the records for which all conditions hold.
+
+        Args:
+            *conditions: SQLAlchemy expressions.
+            order_by: SQLAlchemy expressions.
+            limit: At most so many.
+            offset: Skip so many first.
+            lock: Keep others from changing them until the transaction ends.
+        """
+        # The ORM's attributes, so that it adds what models with inheritance need; rows, because objects are slow.
+        statement = select(*(getattr(self.accessor.model, name) for name in self.record.columns)).where(*conditions)
+        statement = statement.order_by(*order_by).limit(limit).offset(offset)
+        if lock:
+            statement = statement.with_for_update()
+        with self.storage.use_session() as session:
+            return [dict(zip(self.record.columns, row, strict=True)) for row in session.execute(statement)]
+
+    def find(self, key: Any, *, lock: bool = False) -> Values | None:
+        """The stored values of a record, soft-deleted or not."""
+        return next(iter(self.rows(self.key_column == key, lock=lock)), None)
+
+    def existing(self, key: Any, *, include_deleted: bool = False, lock: bool = False) -> Values:
+        """The stored values of a record; 404 where there is none or it is soft-deleted."""
+        values = self.find(key, lock=lock)
+        if values is None:
+            raise HTTPException(404, "Not found")
+        if is_deleted(values) and not include_deleted:
+            raise HTTPException(404, "Not found: it is deleted; restore it first")
+        return values
+
+    @property
+    def key_column(self) -> Any:
+        """The model's key, for conditions."""
+        return getattr(self.accessor.model, self.record.key)
+
+    # Answering
+
+    def body(self, values: Values, fields: Sequence[str] | None = None) -> bytes:
+        """The record as JSON; all visible fields, or those given."""
+        return self.record.snapshot({name: values[name] for name in fields or self.visible}).encode()
+
+    def etag(self, values: Values) -> str:
+        """A strong ETag: other values, hidden ones included, have another."""
+        return f'"{hashlib.blake2b(self.record.snapshot(values).encode(), digest_size=12).hexdigest()}"'
+
+    def respond(self, values: Values, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+        """The record with its ETag."""
+        return Response(self.body(values), status, {"ETag": self.etag(values), **(headers or {})}, "application/json")
+
+    def respond_stored(self, key: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+        """The record as the database keeps it, which may round; so the ETag is the one of the next read."""
+        values = self.find(key)
+        if values is None:
+            raise HTTPException(404, "Not found")
+        return self.respond(values, status, headers)
+
+    def respond_many(self, keys: Sequence[Any], status: int = 200) -> Response:
+        """These records as the database keeps them, in the order of their keys here."""
+        found: dict[Any, bytes] = {}
+        for start in range(0, len(keys), 500):
+            for values in self.rows(self.key_column.in_(keys[start : start + 500])):
+                found[values[self.record.key]] = self.body(values)
+        body = b",".join(found[key] for key in keys if key in found)
+        return Response(b"[" + body + b"]", status, media_type="application/json")
+
+    def location(self, collection_path: str, key: Any) -> str:
+        """Path of a record."""
+        return f"{collection_path.rstrip('/')}/{quote(str(key), safe='')}"
+
+    # Writing
+
+    def check_preconditions(
+        self, values: Values | None, if_match: str | None, if_none_match: str | None = None
+    ) -> None:
+        """RFC 9110: 412 where the stored record is not one that the client names."""
+        etag = None if values is None else self.etag(values)
+        if if_match is not None and not matches(if_match, etag):
+            raise HTTPException(412, "The record was changed meanwhile; read it again")
+        if if_none_match is not None and matches(if_none_match, etag):
+            raise HTTPException(412, "The record exists already")
+
+    def require_room(self, count: int = 1) -> None:
+        """Inside a transaction: make sure that so many more records fit.
+
+        Raises:
+            RecordLimitReached: They do not.
+        """
+        if self._max_records is not None:
+            self.storage.lock(f"records of {self.accessor.component}")
+            if self.accessor.count() + count > self._max_records:
+                raise RecordLimitReached(f"Max {self._max_records} records allowed for {self.accessor.component}")
+
+    def create(self, fields: Mapping[str, Any]) -> Any:
+        """Inside a transaction: insert a record of these fields; returns its key."""
+        self.require_room()
+        instance = self.accessor.insert(self.accessor.model(**fields))
+        return getattr(instance, self.record.key)
+
+    def sent(self, payload: BaseModel) -> dict[str, Any]:
+        """The fields of a new record that a client sent."""
+        return {name: getattr(payload, name) for name in payload.model_fields_set if name != SOFT_DELETE_FIELD}
+
+    def changes(self, payload: BaseModel) -> dict[str, Any]:
+        """The fields that a client sent for an existing record: a record's key never changes."""
+        return {name: value for name, value in self.sent(payload).items() if name != self.record.key}
+
+    def require_complete(self, fields: Mapping[str, Any]) -> None:
+        """422 where a new record would lack a required field."""
+        missing = [name for name in self._required if name not in fields]
+        if missing:
+            raise RequestValidationError(
+                [{"type": "missing", "loc": ("body", name), "msg": "Field required"} for name in missing]
+            )
+
+
+def is_deleted(values: Values) -> bool:
+    """Whether the record is soft-deleted."""
+    return values.get(SOFT_DELETE_FIELD) is not None
+
+
+def matches(condition: str, etag: str | None, *, weakly: bool = False) -> bool:
+    """RFC 9110, 13.1: whether a list of ETags, or `*` for any, names the one of the stored record.
+
+    Args:
+        condition: Value of the header.
+        etag: None where there is no record.
+        weakly: Ignore the `W/` that proxies add when they compress.
+    """
+    if etag is None:
+        return False
+    given = [tag.strip() for tag in condition.split(",")]
+    return "*" in given or etag in ([tag.removeprefix("W/") for tag in given] if weakly else given)

@@ -1,0 +1,209 @@
+"""The CRUD routes of one accessor."""
+
+# No `from __future__ import annotations`: FastAPI resolves the annotations of functions inside functions here.
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, HTTPException, Query, Request, Response
+
+from vstorage_core import ModelAccessor
+from vstorage_core.records import ModelT
+from vstorage_rest.access import Caller
+from vstorage_rest.collection import (
+    AsOf,
+    Collection,
+    IdempotencyKey,
+    IfMatch,
+    IfNoneMatch,
+    IncludeDeleted,
+    collection_of,
+)
+from vstorage_rest.failures import declared
+from vstorage_rest.idempotency import run_once
+from vstorage_rest.queries import ListStatement, links, list_query
+from vstorage_rest.resource import is_deleted, matches
+from vstorage_rest.router_batch import add_batch
+from vstorage_rest.router_history import add_history, state_at
+from vstorage_rest.schemas import create_schema, read_schema, update_schema
+
+# A type of its own, because what `application/json` answers has every field.
+FIELDS_MEDIA_TYPE = "application/vnd.vstorage.fields+json"
+_SOME_FIELDS = {"type": "array", "items": {"type": "object"}}
+
+
+def build_crud_router(accessor: ModelAccessor[ModelT], *, max_records: int | None = 100) -> APIRouter:
+    """Routes to list, get, create, put, patch, delete and restore the accessor's records.
+
+    Args:
+        accessor: Gives the model, the path `/{component}` and the database.
+        max_records: How many live records clients may create; None: no limit.
+
+    Raises:
+        ConfigurationError: The component would hide routes of the server's own.
+    """
+    collection = collection_of(accessor, max_records)
+    # First, or `batch` would be taken for a key.
+    add_batch(collection)
+    if accessor.audited:
+        add_history(collection)
+    _add_reads(collection)
+    _add_writes(collection)
+    return collection.router
+
+
+def _add_reads(collection: Collection) -> None:
+    router, resource = collection.router, collection.resource
+    reader, Key = collection.reader, collection.Key
+    Read = read_schema(resource.record)
+    Filters = list_query(resource.record)
+
+    @router.get(
+        "/",
+        operation_id=f"list_{collection.plural}",
+        response_model=list[Read],
+        responses={200: {"content": {FIELDS_MEDIA_TYPE: {"schema": _SOME_FIELDS}}}, **declared(422)},
+    )
+    def list_records(
+        request: Request, caller: Annotated[Caller, reader], query: Annotated[Filters, Query()]
+    ) -> Response:
+        """List the records, ordered by key unless told otherwise; `Link` leads to the next page."""
+        statement = ListStatement(resource.record, query, collection.max_page_size)
+        with resource.storage.use_session():
+            # One more than fits tells whether there is a next page.
+            found = resource.rows(
+                *statement.conditions,
+                *statement.after,
+                order_by=statement.order_by,
+                limit=statement.limit + 1,
+                offset=statement.offset or None,
+            )
+            headers = {}
+            if statement.count:
+                total = resource.accessor.count(*statement.conditions, include_deleted=True)
+                headers["X-Total-Count"] = str(total)
+        page = found[: statement.limit]
+        pages = {}
+        if len(found) > statement.limit:
+            pages["next"] = {"limit": statement.limit, "after": statement.cursor(page[-1]), "offset": None}
+        if statement.offset:
+            pages["prev"] = {"limit": statement.limit, "offset": max(0, statement.offset - statement.limit)}
+        if pages:
+            headers["Link"] = links(request.url, pages)
+        body = b",".join(resource.body(values, statement.fields) for values in page)
+        media_type = "application/json" if statement.fields is None else FIELDS_MEDIA_TYPE
+        return Response(b"[" + body + b"]", 200, headers, media_type)
+
+    @router.get(
+        "/{record_id}",
+        operation_id=f"get_{collection.singular}",
+        response_model=Read,
+        responses={304: {"description": "Not changed"}, **declared(404, 422)},
+    )
+    def get_record(
+        caller: Annotated[Caller, reader],
+        record_id: Key,
+        include_deleted: IncludeDeleted = False,
+        as_of: AsOf = None,
+        if_none_match: IfNoneMatch = None,
+    ) -> Response:
+        """Get one record, as it is or as its audit trail says that it was."""
+        if as_of is not None:
+            return state_at(collection, record_id, as_of, include_deleted=include_deleted)
+        response = resource.respond(resource.existing(record_id, include_deleted=include_deleted))
+        if if_none_match is not None and matches(if_none_match, response.headers["etag"], weakly=True):
+            return Response(status_code=304, headers={"ETag": response.headers["etag"]})
+        return response
+
+
+def _add_writes(collection: Collection) -> None:
+    router, resource, accessor = collection.router, collection.resource, collection.resource.accessor
+    writer, Key, singular = collection.writer, collection.Key, collection.singular
+    Read, Create, Update = read_schema(resource.record), create_schema(resource.record), update_schema(resource.record)
+
+    @router.post(
+        "/",
+        operation_id=f"create_{singular}",
+        response_model=Read,
+        status_code=201,
+        responses=declared(400, 409, 413, 422),
+    )
+    def create_record(
+        request: Request,
+        caller: Annotated[Caller, writer],
+        payload: Annotated[Create, Body()],
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response:
+        """Create a record."""
+
+        def create() -> Response:
+            key = resource.create(resource.sent(payload))
+            return resource.respond_stored(key, 201, {"Location": resource.location(request.url.path, key)})
+
+        with caller.acting():
+            return run_once(resource.storage, request, caller, idempotency_key, [payload], create)
+
+    @router.put(
+        "/{record_id}",
+        operation_id=f"put_{singular}",
+        response_model=Read,
+        responses={201: {"model": Read, "description": "Created"}, **declared(400, 404, 409, 412, 413, 422)},
+    )
+    def put_record(
+        request: Request,
+        caller: Annotated[Caller, writer],
+        record_id: Key,
+        payload: Annotated[Update, Body()],
+        if_match: IfMatch = None,
+        if_none_match: IfNoneMatch = None,
+    ) -> Response:
+        """Change the fields sent of an existing record, or create it with this key; `If-None-Match: *` only creates."""
+        fields = resource.changes(payload)
+        with caller.acting(), resource.storage.transaction():
+            stored = resource.find(record_id, lock=True)
+            resource.check_preconditions(stored, if_match, if_none_match)
+            if stored is None:
+                fields = {**fields, resource.record.key: record_id}
+                resource.require_complete(fields)
+                resource.create(fields)
+                return resource.respond_stored(record_id, 201, {"Location": request.url.path})
+            return _update(collection, record_id, fields)
+
+    @router.patch(
+        "/{record_id}",
+        operation_id=f"update_{singular}",
+        response_model=Read,
+        responses=declared(400, 404, 409, 412, 413, 422),
+    )
+    def update_record(
+        caller: Annotated[Caller, writer], record_id: Key, payload: Annotated[Update, Body()], if_match: IfMatch = None
+    ) -> Response:
+        """Change the fields sent of an existing record."""
+        fields = resource.changes(payload)
+        with caller.acting(), resource.storage.transaction():
+            resource.check_preconditions(resource.existing(record_id, lock=True), if_match)
+            return _update(collection, record_id, fields)
+
+    @router.delete("/{record_id}", operation_id=f"delete_{singular}", responses=declared(400, 404, 409, 412, 422))
+    def delete_record(caller: Annotated[Caller, writer], record_id: Key, if_match: IfMatch = None) -> dict[str, str]:
+        """Delete a record, or mark it deleted where the model has `deleted_at`."""
+        with caller.acting(), resource.storage.transaction():
+            resource.check_preconditions(resource.existing(record_id, lock=True), if_match)
+            accessor.delete(record_id)
+        return {"status": "deleted"}
+
+    @router.post("/{record_id}/restore", operation_id=f"restore_{singular}", responses=declared(400, 404, 409, 422))
+    def restore_record(caller: Annotated[Caller, writer], record_id: Key) -> dict[str, str | bool]:
+        """Make a soft-deleted record live again."""
+        if not accessor.has_soft_delete:
+            raise HTTPException(409, f"{accessor.component} does not support soft delete/restore")
+        with caller.acting(), resource.storage.transaction():
+            restored = is_deleted(resource.existing(record_id, include_deleted=True, lock=True))
+            if restored:
+                resource.require_room()
+                accessor.restore(record_id)
+        return {"status": "ok", "restored": restored}
+
+
+def _update(collection: Collection, key: Any, fields: dict[str, Any]) -> Response:
+    if collection.resource.accessor.update(key, **fields) is None:
+        raise HTTPException(404, "Not found: it is deleted; restore it first")
+    return collection.resource.respond_stored(key)
