@@ -440,6 +440,15 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
     def delete_many(self, ids: Sequence[Any], *, actor: str | None = None) -> int:
         """Delete these records, all or none; returns how many there were. See `delete`."""
         keys = list(dict.fromkeys(self.record.identity(id) for id in ids))
+        try:
+            return self._delete(keys, actor)
+        except ConstraintViolation as error:
+            if error.kind == "foreign_key" and not error.fields:
+                which = "it" if len(keys) == 1 else "one of them"
+                error.name_fields([], f"another record refers to {which}; change or delete that one first")
+            raise
+
+    def _delete(self, keys: Sequence[Any], actor: str | None) -> int:
         direct = self._direct("delete", actor, keys=keys)
         if direct is not None:
             return direct.delete(keys, actor)

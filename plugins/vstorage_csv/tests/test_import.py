@@ -559,7 +559,7 @@ def test_a_record_that_is_in_use_by_now_is_a_conflict(storage):
     open_local(storage)
     report = load(storage, "id,parent_id\n1,\n2,\n", tables=["node"])
     accessor(storage, Node).insert(Node(parent_id=2))
-    with pytest.raises(ImportRefused, match=r"node 2: .*still in use"):
+    with pytest.raises(ImportRefused, match=r"node 2: .*another record refers to it"):
         storage.import_("csv-undo", io.BytesIO(report.batch.encode()))
     assert accessor(storage, Node).count() == 3
 
