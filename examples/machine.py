@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }.items():
             print(f"  {address}{path:<20} {what}")
         print("Ctrl-C stops it; the data stays in", options.folder / "machine.db", flush=True)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", proxy_headers=False))
         server.run(sockets=[listener])
 
 

@@ -443,7 +443,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         try:
             return self._delete(keys, actor)
         except ConstraintViolation as error:
-            if error.kind == "foreign_key" and not error.fields:
+            if error.kind == "foreign_key":
                 which = "it" if len(keys) == 1 else "one of them"
                 error.name_fields([], f"another record refers to {which}; change or delete that one first")
             raise

@@ -115,8 +115,9 @@ class DirectRows:
         """Delete live records, or mark them deleted; returns how many there were."""
         soft = self._record.has_soft_delete
         with self._storage.row_transaction(self._scope) as transaction:
-            live = [row for row in self._plan.select(transaction.cursor, keys) if not self._record.is_deleted(row)]
-            found = [row[self._record.key] for row in live]
+            rows = {row[self._record.key]: row for row in self._plan.select(transaction.cursor, keys)}
+            found = [key for key in keys if key in rows and not self._record.is_deleted(rows[key])]
+            live = [rows[key] for key in found]
             if not soft:
                 self._plan.delete(transaction.cursor, found)
                 self._audit(transaction, [self._entry("delete", row, None) for row in live], actor)

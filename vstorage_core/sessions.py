@@ -142,6 +142,8 @@ def savepoint(session: Session) -> Iterator[None]:
     if isinstance(session, StorageSession):
         session.begin_write()
     savepoint = session.begin_nested()
+    # SQLAlchemy sends SAVEPOINT only when the connection is asked for; one that was taken before would write outside.
+    session.connection()
     try:
         yield
         savepoint.commit()

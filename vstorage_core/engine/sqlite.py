@@ -242,7 +242,7 @@ class _SqliteDecimal(Numeric[Decimal]):
                 return int(exact)
             stored = float(exact)
             if Decimal(repr(stored)) != exact:
-                raise InvalidInput(f"{exact} has more digits than the 15 that SQLite keeps of a decimal")
+                raise InvalidInput("a decimal has more digits than the 15 that SQLite keeps")
             return stored
 
         return bind

@@ -158,7 +158,7 @@ def backup_threads():
 
 
 def test_a_started_storage_takes_backups_by_itself_until_it_closes(make_database, open_machine, folder, told):
-    machine = open_machine(make_database("sqlite"), folder=folder, every_seconds=0.05)
+    machine = open_machine(make_database("sqlite"), folder=folder, every_seconds=0.05, max_age_seconds=3600)
     taken = told("backup ")
     machine.start()
     assert taken.wait(20)

@@ -140,7 +140,7 @@ def test_a_zip_fills_an_empty_database_and_each_row_is_audited_under_one_batch(s
     fill(source)
     report = storage.import_("csv", export(source), actor="ana")
     assert [entry.table for entry in report.tables if entry.create] == ["device", "team", "users", "member"]
-    assert report.skipped == {"auditlog.csv": "the audit trail is never imported"}
+    assert report.skipped["auditlog.csv"] == "the audit trail is never imported"
     before, after = content(source), content(storage)
     del before["auditlog.csv"], after["auditlog.csv"]
     assert after == before

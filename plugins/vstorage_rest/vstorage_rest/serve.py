@@ -40,7 +40,9 @@ def serve(context: Any, target: str, host: str, port: int, url: str | None, max_
     with _listen(host, port) as listener, context.open_application(target, url) as application:
         app = _bootstrapped(application, max_records)
         _announce(listener, application.storage())
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=10))
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=10, proxy_headers=False)
+        )
         # How uvicorn ends after Ctrl-C, and when the application's own start fails.
         with contextlib.suppress(KeyboardInterrupt, SystemExit):
             server.run(sockets=[listener])
