@@ -370,3 +370,27 @@ def test_two_accessors_of_one_model_are_each_audited_under_their_own_component(s
     admins.insert(User(name="Ben", email="b@example.com"))
     secret.insert(User(name="Cleo", email="c@example.com"))
     assert [row.component for row in trail(storage)] == ["operators", "admins"]
+
+
+class Page(Own, table=True):
+    id: int | None = Field(default=None, primary_key=True)
+
+
+class Measure(Own, table=True):
+    id: int | None = Field(default=None, primary_key=True)
+    value: Decimal = Field(max_digits=38, decimal_places=10)
+
+
+def test_a_model_may_have_nothing_but_a_key(storage):
+    pages = ModelAccessor(Page, "pages", storage=storage)
+    storage.create_tables()
+    assert [pages.insert(Page()).id, pages.insert(Page()).id] == [1, 2]
+
+
+def test_a_decimal_keeps_more_digits_than_python_computes_with(make_database, open_storage):
+    storage = open_storage(make_database("postgresql"))
+    measures = ModelAccessor(Measure, "measures", storage=storage)
+    storage.create_tables()
+    value = Decimal("1234567890123456789012345678.0123456789")
+    assert measures.get(measures.insert(Measure(value=value)).id).value == value
+    assert trail(storage)[0].after["value"] == str(value)

@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timezone
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any, TypeVar
 
 import sqlalchemy
@@ -24,6 +24,8 @@ ModelT = TypeVar("ModelT", bound=SQLModel)
 SOFT_DELETE_FIELD = "deleted_at"
 
 Values = dict[str, Any]
+# Python's default context rounds to 28 digits.
+_EXACT = Context(prec=1000)
 
 
 def encode_snapshot(values: Mapping[str, Any]) -> str:
@@ -221,8 +223,9 @@ def _canonical_form(column: Column[Any]) -> Callable[[Any], Any] | None:
     if isinstance(kind, Numeric) and not isinstance(kind, Float):
         if kind.scale is not None:
             exponent = Decimal(1).scaleb(-kind.scale)
-            return lambda value: Decimal(value).quantize(exponent) + 0  # no negative zero
-        return lambda value: format(Decimal(value).normalize() + 0, "f")
+            # Adding zero leaves no negative zero.
+            return lambda value: _EXACT.add(_EXACT.quantize(Decimal(value), exponent), 0)
+        return lambda value: format(_EXACT.add(_EXACT.normalize(Decimal(value)), 0), "f")
     return None
 
 

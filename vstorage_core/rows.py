@@ -62,8 +62,8 @@ class RowPlan:
         self._insert = _Insert(self._table, record.columns, dialect)
         others = {name: column for name, column in record.columns.items() if name != record.key}
         # Where the database makes the key of a row that has none.
-        makes_key = record.key_column is table.autoincrement_column and type(record.key_column.type) is Integer
-        self._insert_without_key = _Insert(self._table, others, dialect) if makes_key and others else None
+        self._makes_key = record.key_column is table.autoincrement_column and type(record.key_column.type) is Integer
+        self._insert_without_key = _Insert(self._table, others, dialect) if self._makes_key and others else None
         self._select = f"SELECT {', '.join(self._column_names.values())} FROM {self._table} WHERE {self._key} "  # noqa: S608
         self._updates: dict[tuple[str, ...], str] = {}
         self._class = record.mapper.class_
@@ -88,11 +88,11 @@ class RowPlan:
 
     def insert(self, cursor: Any, values: Values) -> None:
         """Insert one row; a key that the database makes is put into `values`."""
-        if values[self._key_name] is None and self._insert_without_key is not None:
-            cursor.execute(self._insert_without_key.statement, self._insert_without_key.row(values))
+        made = values[self._key_name] is None and self._makes_key
+        insert = self._insert_without_key if made and self._insert_without_key is not None else self._insert
+        cursor.execute(insert.statement, insert.row(values))
+        if made:
             values[self._key_name] = cursor.lastrowid
-        else:
-            cursor.execute(self._insert.statement, self._insert.row(values))
 
     def insert_without_keys(self, cursor: Any, rows: Iterable[Mapping[str, Any]]) -> None:
         """Insert rows whose keys nobody needs to know."""

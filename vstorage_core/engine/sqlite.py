@@ -8,7 +8,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from decimal import Decimal
+from decimal import Context, Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +24,8 @@ from vstorage_core.errors import ConfigurationError, InvalidInput, StorageUnavai
 logger = logging.getLogger("vstorage")
 
 _CHECKPOINT_TIMEOUT_MILLISECONDS = 500
+# Python's default context rounds to 28 digits.
+_EXACT = Context(prec=1000)
 _NETWORK_FILE_SYSTEMS = (
     "nfs",
     "cifs",
@@ -254,6 +256,6 @@ class _SqliteDecimal(Numeric[Decimal]):
             if value is None or not self.asdecimal:
                 return value
             exact = Decimal(repr(value) if isinstance(value, float) else value)
-            return exact if exponent is None else exact.quantize(exponent)
+            return exact if exponent is None else exact.quantize(exponent, context=_EXACT)
 
         return load
