@@ -33,7 +33,7 @@ wheels: $(VENV)/.dev
 
 # What pip must be told, because our plugins are in no index.
 local:
-	@echo $(LOCAL)
+	@printf '%s\n' '$(LOCAL)'
 
 $(VENV)/.runtime: $(PROJECTS)
 	$(PYTHON) -m venv $(VENV)

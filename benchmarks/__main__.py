@@ -191,7 +191,7 @@ def progress(name: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What vstorage costs.")
     parser.add_argument("--short", action="store_true", help="small counts, once; a minute or two")
-    parser.add_argument("--only", action="append", metavar="NAME", help="what begins with it, e.g. insert, rest, scale")
+    parser.add_argument("--only", action="append", metavar="NAME", help="what begins with it, e.g. insert, web, scale")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "benchmarks", help="for the JSON and the chart")
     options = parser.parse_args()

@@ -75,12 +75,12 @@ def _put(rows: int) -> bytes:
 
 
 ENDPOINTS = [
-    Endpoint("rest-get", "GET /users/{id}", 1000, _get, 3),
-    Endpoint("rest-list-100", "GET /users/, 100 rows", 100, _list, 5),
-    Endpoint("rest-list-1000", "GET /users/, 1,000 rows", 1000, _list, 5),
-    Endpoint("rest-post", "POST /users/", 1000, _post, 5),
-    Endpoint("rest-post-limit", "POST /users/ with a record limit, from 1,000 rows", 1000, _post, 25, "1000000"),
-    Endpoint("rest-put", "PUT /users/{id}", 1000, _put, 5),
+    Endpoint("web-get", "GET /users/{id}", 1000, _get, 3),
+    Endpoint("web-list-100", "GET /users/, 100 rows", 100, _list, 5),
+    Endpoint("web-list-1000", "GET /users/, 1,000 rows", 1000, _list, 5),
+    Endpoint("web-post", "POST /users/", 1000, _post, 5),
+    Endpoint("web-post-limit", "POST /users/ with a record limit, from 1,000 rows", 1000, _post, 25, "1000000"),
+    Endpoint("web-put", "PUT /users/{id}", 1000, _put, 5),
 ]
 
 
