@@ -17,7 +17,7 @@ test: $(VENV)/.dev
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -s -m soak
 
-# BENCH=--short takes minutes; docs/performance.md has the rest.
+# BENCH=--short takes minutes.
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(BENCH)
 

@@ -1,1 +1,1 @@
-"""What vstorage costs beside raw sqlite3, plain SQLModel and the original; `make bench`, see docs/performance.md."""
+"""What vstorage costs beside raw sqlite3, plain SQLModel and the original; `make bench`."""

@@ -1,4 +1,4 @@
-"""Compare vstorage with raw sqlite3, plain SQLModel and the original; see docs/performance.md.
+"""Compare vstorage with raw sqlite3, plain SQLModel and the original.
 
 python -m benchmarks [--short] [--only NAME]... [--rounds N] [--output FOLDER]
 """

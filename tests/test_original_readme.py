@@ -325,6 +325,8 @@ def served(readme: Readme) -> Iterator[Readme]:
     config = uvicorn.Config(readme.app, host="127.0.0.1", port=0, log_level="warning")
     server = uvicorn.Server(config)
     socket = config.bind_socket()
+    # Now, or a request that is faster than the server's start is refused.
+    socket.listen()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
     thread.start()
     readme.address = f"http://localhost:{socket.getsockname()[1]}"
