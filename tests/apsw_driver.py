@@ -29,7 +29,9 @@ def _sqlite3_errors() -> Iterator[None]:
     try:
         yield
     except apsw.Error as error:
-        raise _ERRORS.get(type(error), sqlite3.OperationalError)(str(error)) from error
+        # Older releases put the class in front of SQLite's text.
+        text = str(error).removeprefix(f"{type(error).__name__}: ")
+        raise _ERRORS.get(type(error), sqlite3.OperationalError)(text) from error
 
 
 class Cursor:

@@ -54,6 +54,8 @@ class Servers:
         if id(app) not in self._addresses:
             config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning")
             server, listener = uvicorn.Server(config), config.bind_socket()
+            # Now, or a request that is faster than the server's start is refused.
+            listener.listen()
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
             thread.start()
             self._running.append((server, thread))
