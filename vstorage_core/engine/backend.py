@@ -20,7 +20,7 @@ class EngineSettings(BaseModel):
 
     Attributes:
         durability: What a power cut can cost on SQLite. `full`: nothing that was acknowledged. `normal`: the last
-            moments, never the database; many times fewer flash writes. `off`: the database itself.
+            moments, never the database; far fewer syncs. `off`: the database itself.
         timeout_seconds: How long a writer waits for others before `StorageBusy`.
         journal_size_limit_bytes: Size at which SQLite's write-ahead log is written back and cut, readers or not.
     """
