@@ -461,3 +461,12 @@ def test_models_of_an_own_metadata_get_their_tables(make_database, open_storage)
     notes = ModelAccessor(Note, "notes", storage=storage)
     storage.create_tables()
     assert notes.insert(Note(text="hello")).id == 1
+
+
+def test_a_long_transaction_does_not_keep_its_savepoints(sqlite_storage):
+    with sqlite_storage.transaction() as session:
+        kept = len(session.info)
+        for _ in range(20):
+            with sqlite_storage.transaction():
+                pass
+        assert len(session.info) == kept

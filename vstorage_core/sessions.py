@@ -79,6 +79,8 @@ class StorageSession(Session):
 
 @event.listens_for(StorageSession, "after_transaction_end")
 def _release_write(session: StorageSession, transaction: SessionTransaction) -> None:
+    # Or a long transaction would keep every savepoint that it ever had.
+    session.info.pop(transaction, None)
     if transaction.parent is None and session.writing:
         session.writing = False
         session.backend.release_write()
