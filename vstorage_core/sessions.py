@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine, event, inspect
 from sqlalchemy.exc import SQLAlchemyError
@@ -53,6 +54,9 @@ class StorageSession(Session):
         self.write_timeout_seconds: float | None = None
         self.changes: list[Change] = []
         self.committed: list[Change] = []
+        # How many changes there were when a transaction or savepoint began. Weak, or a long transaction would keep
+        # every savepoint that it ever had.
+        self.marks: WeakKeyDictionary[SessionTransaction, int] = WeakKeyDictionary()
 
     def commit(self) -> None:
         """Commit; what was written is told to the commit listeners when the scope ends."""
@@ -79,8 +83,6 @@ class StorageSession(Session):
 
 @event.listens_for(StorageSession, "after_transaction_end")
 def _release_write(session: StorageSession, transaction: SessionTransaction) -> None:
-    # Or a long transaction would keep every savepoint that it ever had.
-    session.info.pop(transaction, None)
     if transaction.parent is None and session.writing:
         session.writing = False
         session.backend.release_write()
@@ -88,12 +90,12 @@ def _release_write(session: StorageSession, transaction: SessionTransaction) -> 
 
 @event.listens_for(StorageSession, "after_transaction_create")
 def _mark_changes(session: StorageSession, transaction: SessionTransaction) -> None:
-    session.info[transaction] = len(session.changes)
+    session.marks[transaction] = len(session.changes)
 
 
 @event.listens_for(StorageSession, "after_soft_rollback")
 def _forget_changes(session: StorageSession, transaction: SessionTransaction) -> None:
-    del session.changes[session.info.pop(transaction, 0) :]
+    del session.changes[session.marks[transaction] :]
 
 
 @event.listens_for(StorageSession, "persistent_to_transient")
