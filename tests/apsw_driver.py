@@ -96,6 +96,10 @@ class Connection:
     def in_transaction(self) -> bool:
         return self.apsw.in_transaction
 
+    @property
+    def total_changes(self) -> int:
+        return self.apsw.total_changes()
+
     def cursor(self) -> Cursor:
         with _sqlite3_errors():
             return Cursor(self)

@@ -13,7 +13,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import sqlalchemy
 from sqlalchemy import ColumnElement, func, inspect
 from sqlalchemy.orm import make_transient, make_transient_to_detached
-from sqlalchemy.orm.attributes import flag_modified, set_committed_value
+from sqlalchemy.orm.attributes import flag_modified, instance_state, set_committed_value
 from sqlmodel import Session, select
 
 from vstorage_core.audit import AuditLog, acting_as, check_actor, stored_values
@@ -29,7 +29,7 @@ from vstorage_core.filters import conditions_of
 from vstorage_core.lifecycle import LifecycleHooks
 from vstorage_core.records import SOFT_DELETE_FIELD, ModelT, Values, record_type
 from vstorage_core.rows import RowPlan
-from vstorage_core.sessions import StorageSession
+from vstorage_core.sessions import Scope, StorageSession
 from vstorage_core.storage import Storage, default_storage
 
 OrderBy = str | ColumnElement[Any] | Sequence[str | ColumnElement[Any]] | None
@@ -198,9 +198,8 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         if plan is None:
             with self.storage.use_session() as session:
                 return list(session.exec(statement).all())
-        names = list(self.record.columns)
         with self.storage.reading_connection() as connection:
-            return [plan.make(dict(zip(names, row, strict=True))) for row in connection.execute(statement)]  # type: ignore[misc]
+            return plan.make_all(connection.execute(statement).cursor)  # type: ignore[return-value]
 
     def _reading_plan(self) -> RowPlan | None:
         """How to read past the session; None inside one, whose instances and pending changes count."""
@@ -504,23 +503,35 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         if actor is not None:
             check_actor(actor)
         storage = self.storage
-        plan, audit_plan = storage.row_plan(self.model), storage.row_plan(AuditLog)
         scope = storage.current_scope()
-        if plan is None or audit_plan is None or self._hooked(operation) or storage.has_listeners(scope):
+        direct = self._direct_rows(storage, scope)
+        if direct is None or self._hooked(operation):
             return None
         session = scope.session if scope else None
-        states = [inspect(instance) for instance in instances]
-        if any(state.session not in (None, session) or state.deleted for state in states):
-            return None
+        for state in map(instance_state, instances):
+            if state.session_id is not None and (state.session is not session or state.deleted):
+                return None
         if session is not None:
-            if not isinstance(session, StorageSession) or session.new or session.dirty or session.deleted:
+            if not isinstance(session, StorageSession) or not session.is_clean:
                 return None
             identity = self.record.mapper.identity_key_from_primary_key
             for key in keys if session.identity_map else ():
                 known = session.identity_map.get(identity((key,)))
                 if known is not None and all(known is not instance for instance in instances):
                     return None
-        return DirectRows(storage, scope, self, plan, audit_plan)
+        return direct
+
+    def _direct_rows(self, storage: Storage, scope: Scope | None) -> DirectRows | None:
+        # Asked once per scope: a connection of SQLAlchemy's does not look for new listeners either.
+        if scope is not None and self in scope.direct_rows:
+            return scope.direct_rows[self]  # type: ignore[no-any-return]
+        plan, audit_plan = storage.row_plan(self.model), storage.row_plan(AuditLog)
+        direct = None
+        if plan is not None and audit_plan is not None and not storage.has_listeners(scope):
+            direct = DirectRows(storage, scope, self, plan, audit_plan)
+        if scope is not None:
+            scope.direct_rows[self] = direct
+        return direct
 
     @contextmanager
     def _write(self, actor: str | None) -> Iterator[Session]:
@@ -555,7 +566,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
                         return
 
     def _key_of(self, instance: ModelT) -> Any:
-        state = inspect(instance)
+        state = instance_state(instance)
         if self.record.key not in state.dict and state.identity is not None:
             return state.identity[0]  # expired
         key = state.dict.get(self.record.key)
@@ -580,7 +591,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
 
     def _require_new(self, instance: ModelT) -> None:
         self._require_model(instance)
-        if inspect(instance).key is not None:
+        if instance_state(instance).key is not None:
             raise InvalidInput(f"{self.component} {self._key_of(instance)} is stored already; use save()")
 
     def _take_changes(self, instance: ModelT) -> Values:

@@ -164,39 +164,41 @@ class Entry(NamedTuple):
     after: str | None
 
 
-def write_entries(connection: Connection, entries: Sequence[Entry]) -> list[Change]:
-    """Insert the entries in one statement, blamed on the current actor; returns them as changes."""
+def write_entries(connection: Connection, entries: Sequence[Entry]) -> list[Values]:
+    """Insert the entries in one statement, blamed on the current actor; returns the rows."""
     if not entries:
         return []
-    rows, changes = audit_rows(entries)
+    rows = audit_rows(entries)
     connection.execute(AUDIT_TABLE.insert(), rows)
-    return changes
+    return rows
 
 
-def audit_rows(entries: Sequence[Entry], actor: str | None = None) -> tuple[list[Values], list[Change]]:
-    """The entries as rows of the audit table and as changes, blamed on `actor` or on whom `acting_as` names.
+def audit_rows(entries: Sequence[Entry], actor: str | None = None) -> list[Values]:
+    """The entries as rows of the audit table, blamed on `actor` or on whom `acting_as` names.
 
     Raises:
         InvalidInput: `actor` is blank, too long or not printable.
     """
-    now = datetime.now(timezone.utc)
-    common: Values = {"timestamp": now, **vars(current_provenance())}
+    common: Values = {"timestamp": datetime.now(timezone.utc), **vars(current_provenance())}
     if actor is not None:
         common["actor"] = check_actor(actor)
-    rows = [{**common, **entry._asdict()} for entry in entries]
-    changes = [
-        Change(
-            component=entry.component,
-            operation=entry.operation,
-            record_id=entry.record_id,
-            actor=common["actor"],
-            timestamp=now,
-            before_json=entry.before,
-            after_json=entry.after,
-        )
-        for entry in entries
+    return [
+        {**common, "component": component, "record_id": key, "operation": operation, "before": before, "after": after}
+        for component, key, operation, before, after in entries
     ]
-    return rows, changes
+
+
+def change_of(row: Values) -> Change:
+    """What a row of the audit table says, for the commit listeners."""
+    return Change(
+        component=row["component"],
+        operation=row["operation"],
+        record_id=row["record_id"],
+        actor=row["actor"],
+        timestamp=row["timestamp"],
+        before_json=row["before"],
+        after_json=row["after"],
+    )
 
 
 class FlushAudit:

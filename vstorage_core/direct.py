@@ -16,7 +16,7 @@ from sqlmodel import SQLModel
 from vstorage_core.audit import Entry, audit_rows, update_operation
 from vstorage_core.errors import RecordDeleted
 from vstorage_core.records import SOFT_DELETE_FIELD, RecordType, Values
-from vstorage_core.rows import RowPlan
+from vstorage_core.rows import RowPlan, collector_paused
 from vstorage_core.sessions import KEY_WAS_MADE, RowTransaction, Scope
 from vstorage_core.storage import Storage
 
@@ -45,14 +45,15 @@ class DirectRows:
 
     def insert(self, instances: Sequence[SQLModel], actor: str | None) -> bool:
         """Insert them; False, with nothing done, when a row needs a default of SQLAlchemy's."""
-        # Before the lock is taken: others may write meanwhile.
-        rows = [self._validated(self._record.values_of(instance)) for instance in instances]
-        if not all(map(self._plan.takes, rows)):
-            return False
-        with self._storage.row_transaction(self._scope) as transaction:
-            self._insert(transaction, rows, actor)
-        for instance, values in zip(instances, rows, strict=True):
-            self._settle(transaction, instance, values, is_new=True)
+        with collector_paused(len(instances)):
+            # Before the lock is taken: others may write meanwhile.
+            rows = [self._validated(self._record.values_of(instance)) for instance in instances]
+            if not all(map(self._plan.takes, rows)):
+                return False
+            with self._storage.row_transaction(self._scope, len(rows)) as transaction:
+                self._insert(transaction, rows, actor)
+            for instance, values in zip(instances, rows, strict=True):
+                self._settle(transaction, instance, values, is_new=True)
         return True
 
     def _insert(self, transaction: RowTransaction, rows: Sequence[Values], actor: str | None) -> None:
@@ -93,7 +94,7 @@ class DirectRows:
             values = self._update(transaction, stored, fields, actor)
         instance = self._plan.make(values)
         if transaction.session is not None:
-            transaction.session.add(instance)
+            self._plan.attach(instance, transaction.session)
         return instance
 
     def _update(self, transaction: RowTransaction, stored: Values, given: Values, actor: str | None) -> Values:
@@ -114,7 +115,7 @@ class DirectRows:
     def delete(self, keys: Sequence[Any], actor: str | None) -> int:
         """Delete live records, or mark them deleted; returns how many there were."""
         soft = self._record.has_soft_delete
-        with self._storage.row_transaction(self._scope) as transaction:
+        with collector_paused(len(keys)), self._storage.row_transaction(self._scope, len(keys)) as transaction:
             rows = {row[self._record.key]: row for row in self._plan.select(transaction.cursor, keys)}
             found = [key for key in keys if key in rows and not self._record.is_deleted(rows[key])]
             live = [rows[key] for key in found]
@@ -147,22 +148,21 @@ class DirectRows:
 
     def _audit(self, transaction: RowTransaction, entries: Sequence[Entry], actor: str | None) -> None:
         if self._audited and entries:
-            rows, changes = audit_rows(entries, actor)
+            rows = audit_rows(entries, actor)
             self._audit_plan.insert_without_keys(transaction.cursor, rows)
-            transaction.changes.extend(changes)
+            transaction.changes += rows
 
     def _settle(self, transaction: RowTransaction, instance: SQLModel, values: Values, *, is_new: bool) -> None:
-        session = transaction.session
-        if session is not None and instance in session:
+        state, session = instance_state(instance), transaction.session
+        if state.session_id is not None and state.session is session:
             for name, value in values.items():
                 set_committed_value(instance, name, value)
             return
-        state = instance_state(instance)
         if is_new:
             state.info[KEY_WAS_MADE] = state.dict.get(self._record.key) is None
         self._plan.settle(instance, values)
         if session is not None:
-            session.add(instance)
+            self._plan.attach(instance, session)
             current = session.get_nested_transaction() or session.get_transaction()
             if is_new and current is not None:
                 # As after a flush: when the transaction is rolled back, the instance is a new one again.

@@ -141,11 +141,11 @@ class LifecycleHooks:
 
     def _hooked(self, operation: str) -> bool:
         """Whether a hook or decorator waits for the operation."""
-        hook = self.storage.plugin_registry.hook
-        return any(
-            self._listeners.get(event) or getattr(hook, f"vstorage_{event}").get_hookimpls()
-            for event in (f"before_{operation}", f"after_{operation}")
-        )
+        before, after = f"before_{operation}", f"after_{operation}"
+        if self._listeners.get(before) or self._listeners.get(after):
+            return True
+        implements = self.storage.plugin_registry.implements
+        return implements(f"vstorage_{before}") or implements(f"vstorage_{after}")
 
     def _emit(self, event: Event, session: Session, instance: SQLModel, **extra: Any) -> None:
         caller = getattr(self.storage.plugin_registry.hook, f"vstorage_{event}")

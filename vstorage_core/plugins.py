@@ -129,6 +129,10 @@ class PluginRegistry:
                     found.append((plugin, item))
         return found
 
+    def implements(self, hook_name: str) -> bool:
+        """Whether a plugin implements the hook."""
+        return bool(self.separately(hook_name))
+
     def separately(self, hook_name: str) -> list[tuple[LoadedPlugin, HookCaller]]:
         """One caller per plugin that implements the hook, in order, so that one plugin's failure stays its own."""
         if hook_name not in self._separate_callers:

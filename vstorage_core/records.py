@@ -70,14 +70,15 @@ class RecordType:
         self.keys: tuple[str, ...] = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
         self.key, self.key_column = self.keys[0], mapper.primary_key[0]
         self.has_soft_delete = SOFT_DELETE_FIELD in self.columns
-        self._canonical = {
-            name: canonical
+        self._canonical = [
+            (name, canonical)
             for name, column in self.columns.items()
             if (canonical := _canonical_form(column)) is not None
-        }
-        self._rules = {
-            name: rule for name, column in self.columns.items() if (rule := _storage_rule(column)) is not None
-        }
+        ]
+        self._rules = [
+            (name, rule) for name, column in self.columns.items() if (rule := _storage_rule(column)) is not None
+        ]
+        self._makes_key = self.fills_in(self.key)
         self._fields = frozenset(model.model_fields)
         field = model.model_fields.get(self.key)
         self._key_adapter: TypeAdapter[Any] = TypeAdapter(field.annotation if field else Any)  # type: ignore[arg-type]
@@ -150,9 +151,10 @@ class RecordType:
     def snapshot(self, values: Mapping[str, Any]) -> str:
         """The record's values as JSON, one spelling for equal values whether they come from Python or the database."""
         plain = {name: values[name] for name in self.columns if name in values}
-        for name, canonical in self._canonical.items():
-            if plain.get(name) is not None:
-                plain[name] = canonical(plain[name])
+        for name, canonical in self._canonical:
+            value = plain.get(name)
+            if value is not None:
+                plain[name] = canonical(value)
         return encode_snapshot(plain)
 
     def validate(self, component: str, values: Values, changed: Collection[str] | None = None) -> Values:
@@ -167,13 +169,14 @@ class RecordType:
             InvalidRecord: A value is missing or not allowed by the model's types, constraints or validators.
         """
         fields = {name: value for name, value in values.items() if name in self._fields}
-        if fields.get(self.key) is None and self.fills_in(self.key):
+        if self._makes_key and fields.get(self.key) is None:
             fields.pop(self.key, None)
         # A table model validates nothing in its constructor; its validator works on any instance of the class.
         scratch = self.model.__new__(self.model)
         try:
             self.model.__pydantic_validator__.validate_python(fields, self_instance=scratch)
-            valid = {name: scratch.__dict__[name] for name in fields}
+            held = scratch.__dict__
+            valid = {name: held[name] for name in fields}
         except ValidationError as error:
             problems = [
                 problem
@@ -184,13 +187,13 @@ class RecordType:
             if problems:
                 raise InvalidRecord(component, problems) from None
             valid = fields
-        for name, rule in self._rules.items():
-            if valid.get(name) is not None and (changed is None or name in changed):
-                try:
-                    rule(valid[name])
-                except ValueError as error:
-                    problem = {"type": "value_error", "loc": (name,), "msg": str(error)}
-                    raise InvalidRecord(component, [problem]) from None
+        try:
+            for name, rule in self._rules:
+                value = valid.get(name)
+                if value is not None and (changed is None or name in changed):
+                    rule(value)
+        except ValueError as error:
+            raise InvalidRecord(component, [{"type": "value_error", "loc": (name,), "msg": str(error)}]) from None
         return valid
 
     def fills_in(self, name: str) -> bool:
@@ -219,7 +222,7 @@ def _canonical_form(column: Column[Any]) -> Callable[[Any], Any] | None:
     if isinstance(kind, Float):
         return lambda value: value + 0  # no negative zero
     if isinstance(kind, DateTime | UTCDateTime):
-        return lambda value: value.astimezone(timezone.utc) if value.tzinfo is not None else value
+        return lambda value: value if value.tzinfo in (timezone.utc, None) else value.astimezone(timezone.utc)
     if isinstance(kind, Numeric) and not isinstance(kind, Float):
         if kind.scale is not None:
             exponent = Decimal(1).scaleb(-kind.scale)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -21,10 +21,10 @@ from sqlalchemy.sql.dml import UpdateBase
 from sqlmodel import Session, SQLModel
 
 from vstorage_core.audit import AuditLog, FlushAudit, write_entries
-from vstorage_core.contributions import Change
 from vstorage_core.engine import Backend, Owner
 from vstorage_core.errors import StorageError
-from vstorage_core.records import record_type
+from vstorage_core.records import Values, record_type
+from vstorage_core.rows import is_any_heard
 
 if TYPE_CHECKING:
     from vstorage_core.accessor import ModelAccessor
@@ -52,11 +52,13 @@ class StorageSession(Session):
         self.backend = backend
         self.writing = False
         self.write_timeout_seconds: float | None = None
-        self.changes: list[Change] = []
-        self.committed: list[Change] = []
+        # Rows of the audit trail.
+        self.changes: list[Values] = []
+        self.committed: list[Values] = []
         # How many changes there were when a transaction or savepoint began. Weak, or a long transaction would keep
         # every savepoint that it ever had.
         self.marks: WeakKeyDictionary[SessionTransaction, int] = WeakKeyDictionary()
+        self._row_cursor: tuple[SessionTransaction | None, Any] = (None, None)
 
     def commit(self) -> None:
         """Commit; what was written is told to the commit listeners when the scope ends."""
@@ -74,6 +76,22 @@ class StorageSession(Session):
             self.backend.acquire_write(self.write_timeout_seconds)
             self.writing = True
 
+    @property
+    def is_clean(self) -> bool:
+        """Whether no unit of work is pending; SQLAlchemy's `new`, `dirty` and `deleted` make a set each."""
+        return not (self._new or self._deleted or self.identity_map._modified)
+
+    def row_cursor(self) -> Any:
+        """The driver's cursor in the write transaction and its innermost savepoint."""
+        current = self._nested_transaction or self._transaction
+        known, cursor = self._row_cursor
+        if current is None or known is not current:
+            self.begin_write()
+            # Also sends the SAVEPOINT that SQLAlchemy puts off until the connection is asked for.
+            cursor = self.connection().connection.cursor()
+            self._row_cursor = (self._nested_transaction or self._transaction, cursor)
+        return cursor
+
     def get_bind(self, mapper: Any = None, *, clause: Any = None, **kwargs: Any) -> Engine:
         """SQLAlchemy's question which engine to use: the reading one until something is written."""
         if self._flushing or self.backend.single_connection or isinstance(clause, UpdateBase):
@@ -83,9 +101,11 @@ class StorageSession(Session):
 
 @event.listens_for(StorageSession, "after_transaction_end")
 def _release_write(session: StorageSession, transaction: SessionTransaction) -> None:
-    if transaction.parent is None and session.writing:
-        session.writing = False
-        session.backend.release_write()
+    if transaction.parent is None:
+        session._row_cursor = (None, None)
+        if session.writing:
+            session.writing = False
+            session.backend.release_write()
 
 
 @event.listens_for(StorageSession, "after_transaction_create")
@@ -113,6 +133,7 @@ class Scope:
         owner: Thread and task that opened it.
         transactional: Whether a transaction is open that only its opener may commit.
         accessor: The accessor whose operation is running.
+        direct_rows: By accessor, its way past the unit of work, or None where it must not be taken.
     """
 
     storage: Storage
@@ -120,6 +141,7 @@ class Scope:
     owner: Owner
     transactional: bool = False
     accessor: ModelAccessor[Any] | None = None
+    direct_rows: dict[Any, Any] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -129,12 +151,12 @@ class RowTransaction:
     Attributes:
         cursor: The driver's.
         session: The session whose transaction it is part of, if there is one.
-        changes: What has been written, for the commit listeners.
+        changes: Rows of the audit trail that have been written, for the commit listeners.
     """
 
     cursor: Any
-    session: Session | None
-    changes: list[Change]
+    session: StorageSession | None
+    changes: list[Values]
 
 
 scopes: ContextVar[tuple[Scope, ...]] = ContextVar("vstorage_scopes", default=())
@@ -214,7 +236,7 @@ def is_listened_to(session: Session, backend: Backend) -> bool:
     return (
         len(dispatch.before_flush) > 1  # our own
         or len(dispatch.after_flush) > 1
-        or any(_SESSION_EVENTS(dispatch))
-        or any(_ENGINE_EVENTS(backend.write_engine.dispatch))
-        or any(_ENGINE_EVENTS(backend.read_engine.dispatch))
+        or is_any_heard(_SESSION_EVENTS(dispatch))
+        or is_any_heard(_ENGINE_EVENTS(backend.write_engine.dispatch))
+        or is_any_heard(_ENGINE_EVENTS(backend.read_engine.dispatch))
     )

@@ -19,10 +19,10 @@ from sqlmodel import Session, SQLModel
 from vstorage_core.audit import (
     AuditLog,
     acting_as,
+    change_of,
     upgrade_audit_table,
 )
 from vstorage_core.contributions import (
-    Change,
     Exporter,
     Health,
     HealthCheck,
@@ -40,7 +40,7 @@ from vstorage_core.errors import (
     TransactionError,
 )
 from vstorage_core.plugins import PluginRegistry, refuse_duplicates
-from vstorage_core.records import record_type
+from vstorage_core.records import Values, record_type
 from vstorage_core.rows import RowPlan, has_listeners, is_plain
 from vstorage_core.sessions import (
     RowTransaction,
@@ -302,8 +302,11 @@ class Storage:
                 yield connection
 
     @contextmanager
-    def row_transaction(self, scope: Scope | None) -> Iterator[RowTransaction]:
-        """`transaction` for rows with a `row_plan`, in the current scope; makes no session where none is open."""
+    def row_transaction(self, scope: Scope | None, row_count: int = 1) -> Iterator[RowTransaction]:
+        """`transaction` for so many rows with a `row_plan`, in the current scope; makes no session where none is open.
+
+        One row is written by one statement, and its audit row by a second one.
+        """
         if scope is None:
             with self._open().row_transaction(self._write_timeout_seconds()) as cursor:
                 written = RowTransaction(cursor, None, [])
@@ -313,13 +316,16 @@ class Storage:
             session = scope.session
             if not isinstance(session, StorageSession):
                 raise TransactionError("rows are written directly only in a session of the storage's own")
-            session.begin_write()
-            with self._backend.row_savepoint(session.connection()) as cursor:
-                written = RowTransaction(cursor, session, [])
+            written = RowTransaction(session.row_cursor(), session, [])
+            if row_count > 1:
+                joined = self._backend.row_savepoint(written.cursor)
+            else:
+                joined = self._backend.row_statement(written.cursor, lambda error: session.info.update(lost=error))
+            with joined:
                 yield written
             session.changes += written.changes
         else:
-            with self.transaction(), self.row_transaction(scope) as written:
+            with self.transaction(), self.row_transaction(scope, row_count) as written:
                 yield written
 
     def _write_timeout_seconds(self) -> float | None:
@@ -449,10 +455,12 @@ class Storage:
             changes, session.committed = session.committed, []
             self._tell(changes)
 
-    def _tell(self, changes: list[Change]) -> None:
-        if not changes:
+    def _tell(self, rows: list[Values]) -> None:
+        listening = [accessor for accessor in self._accessors.values() if accessor.commit_listeners]
+        if not rows or not (listening or self.plugin_registry.hook.vstorage_after_commit.get_hookimpls()):
             return
-        for accessor in self.accessors:
+        changes = [change_of(row) for row in rows]
+        for accessor in listening:
             own = [change for change in changes if change.component == accessor.component]
             for listener in accessor.commit_listeners if own else ():
                 with _logged(f"after_commit listener {getattr(listener, '__qualname__', listener)}"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -78,8 +78,18 @@ class Backend:
         yield
 
     @contextmanager
-    def row_savepoint(self, connection: Connection) -> Iterator[Any]:
-        """The driver's cursor in a savepoint of the transaction that the connection is in."""
+    def row_savepoint(self, cursor: Any) -> Iterator[None]:
+        """A part of the cursor's transaction that an exception undoes alone."""
+        raise NotImplementedError
+        yield
+
+    @contextmanager
+    def row_statement(self, cursor: Any, half_done: Callable[[BaseException], object]) -> Iterator[None]:
+        """One statement that may be refused, and what must follow it; without a savepoint.
+
+        Args:
+            half_done: Called when it was carried out and what must follow was not; the transaction must not commit.
+        """
         raise NotImplementedError
         yield
 
