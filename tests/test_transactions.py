@@ -20,6 +20,7 @@ from vstorage_core import (
     InvalidRecord,
     ModelAccessor,
     Storage,
+    TransactionConflict,
     TransactionError,
     acting_as,
 )
@@ -50,6 +51,29 @@ def committed(counters: ModelAccessor[Counter]) -> int:
 
 
 # All or nothing
+
+
+def test_a_row_whose_audit_row_cannot_be_written_is_never_committed(sqlite_storage):
+    counters = ModelAccessor(Counter, "counters", storage=sqlite_storage)
+    with sqlite_storage.write_connection() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER no_negative_audit BEFORE INSERT ON auditlog WHEN NEW.after LIKE '%-1%'"
+            " BEGIN SELECT RAISE(ABORT, 'no room'); END"
+        )
+        connection.commit()
+
+    def write() -> None:
+        with sqlite_storage.transaction():
+            counters.insert(Counter(value=1))
+            with pytest.raises(Exception, match="no room"):
+                counters.insert(Counter(value=-1))
+
+    with pytest.raises(TransactionConflict, match="nothing of it is stored"):
+        write()
+    assert values(counters) == []
+    assert trail(sqlite_storage) == []
+    counters.insert(Counter(value=2))
+    assert values(counters) == [2]
 
 
 def test_a_transaction_commits_at_its_end(make_database, open_storage):

@@ -289,22 +289,22 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         new = list(instances)
         for instance in new:
             self._require_new(instance)
-        keys = [self._key_of(instance) for instance in new]
-        without_key = [instance for instance, key in zip(new, keys, strict=True) if key is None]
+        without_key = [instance for instance in new if self._key_of(instance) is None]
         try:
-            direct = self._direct("insert", actor, new, [key for key in keys if key is not None])
-            if direct is not None and direct.insert(new, actor):
+            is_hooked = self._hooked("insert")
+            if not is_hooked and self._insert_directly(new, actor):
                 return new
             with self._write(actor) as session:
                 for instance in new:
                     # Once more: one that was pending in the session has been stored meanwhile.
                     self._require_new(instance)
                     self._emit("before_insert", session, instance)
-                session.add_all(new)
-                session.flush()
-                if len(without_key) < len(new):
-                    # PostgreSQL's sequence does not see keys that were given.
-                    self.storage.advance_keys(self.record.mapper.local_table)
+                if not is_hooked or not self._insert_directly(new, actor):
+                    session.add_all(new)
+                    session.flush()
+                    if len(without_key) < len(new):
+                        # PostgreSQL's sequence does not see keys that were given.
+                        self.storage.advance_keys(self.record.mapper.local_table)
                 for instance in new:
                     self._emit("after_insert", session, instance)
         except BaseException as error:
@@ -315,6 +315,11 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
                     setattr(instance, self.record.key, None)
             raise
         return new
+
+    def _insert_directly(self, instances: Sequence[ModelT], actor: str | None) -> bool:
+        keys = [key for key in map(self._key_of, instances) if key is not None]
+        direct = self._direct(actor, instances, keys)
+        return direct is not None and direct.insert(instances, actor)
 
     def save(self, instance: ModelT, *, actor: str | None = None) -> ModelT:
         """Store the record as it is: insert it if its key is new, else update what differs from the stored row.
@@ -336,7 +341,9 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         given = {**self._take_changes(instance), self.record.key: key}
         was_new = inspect(instance).transient
         try:
-            direct = self._direct("update", actor, [instance], [key]) if not self._hooked("insert") else None
+            direct = None
+            if not (self._hooked("update") or self._hooked("insert")):
+                direct = self._direct(actor, [instance], [key])
             if direct is not None and direct.save(instance, key, given, actor):
                 return instance
             return self._save(instance, key, given, actor)
@@ -411,7 +418,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
             raise
 
     def _update(self, key: Any, fields: Values, actor: str | None) -> ModelT | None:
-        direct = self._direct("update", actor, keys=[key])
+        direct = None if self._hooked("update") else self._direct(actor, keys=[key])
         if direct is not None:
             return direct.update(key, fields, actor)  # type: ignore[return-value]
         with self._write(actor) as session:
@@ -448,7 +455,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
             raise
 
     def _delete(self, keys: Sequence[Any], actor: str | None) -> int:
-        direct = self._direct("delete", actor, keys=keys)
+        direct = None if self._hooked("delete") else self._direct(actor, keys=keys)
         if direct is not None:
             return direct.delete(keys, actor)
         with self._write(actor) as session:
@@ -478,7 +485,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         if not self.has_soft_delete:
             return False
         key = self.record.identity(id)
-        direct = self._direct("restore", actor, keys=[key])
+        direct = None if self._hooked("restore") else self._direct(actor, keys=[key])
         if direct is not None:
             return direct.restore(key, actor)
         with self._write(actor) as session:
@@ -493,7 +500,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         return True
 
     def _direct(
-        self, operation: str, actor: str | None, instances: Sequence[ModelT] = (), keys: Sequence[Any] = ()
+        self, actor: str | None, instances: Sequence[ModelT] = (), keys: Sequence[Any] = ()
     ) -> DirectRows | None:
         """The way past the unit of work; None where somebody could tell the difference.
 
@@ -505,7 +512,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         storage = self.storage
         scope = storage.current_scope()
         direct = self._direct_rows(storage, scope)
-        if direct is None or self._hooked(operation):
+        if direct is None:
             return None
         session = scope.session if scope else None
         for state in map(instance_state, instances):

@@ -441,7 +441,9 @@ class Storage:
             session.connection()
             yield
             if "lost" in session.info:
-                raise TransactionConflict("the database undid the whole transaction; run it again")
+                raise TransactionConflict(
+                    "a part of the transaction was lost, so nothing of it is stored; run it again"
+                ) from session.info["lost"]
             session.commit()
         except BaseException:
             session.info.pop("lost", None)
