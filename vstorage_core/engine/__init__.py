@@ -7,8 +7,6 @@ from sqlalchemy.exc import ArgumentError
 
 from vstorage_core.engine.backend import Backend, EngineSettings
 from vstorage_core.engine.gate import Owner, WriteGate, current_owner
-from vstorage_core.engine.servers import MysqlBackend, PostgresqlBackend
-from vstorage_core.engine.sqlite import SqliteBackend
 from vstorage_core.errors import ConfigurationError
 
 __all__ = ["Backend", "EngineSettings", "Owner", "WriteGate", "current_owner", "open_backend"]
@@ -27,11 +25,18 @@ def open_backend(url: str, settings: EngineSettings) -> Backend:
             f"{url!r} is not a database URL; write e.g. sqlite:///./machine.db or postgresql://user@host/name"
         ) from None
     name = parsed.get_backend_name()
+    # Imported where they are needed: a machine does not wait for the dialects of databases that it does not have.
     if name == "sqlite":
+        from vstorage_core.engine.sqlite import SqliteBackend
+
         return SqliteBackend(parsed, settings)
     # Without a driver in the URL SQLAlchemy picks another one from release to release.
     if name in ("postgresql", "postgres"):
+        from vstorage_core.engine.servers import PostgresqlBackend
+
         return PostgresqlBackend(parsed.set(drivername="postgresql+psycopg"), settings)
     if name in ("mysql", "mariadb"):
+        from vstorage_core.engine.servers import MysqlBackend
+
         return MysqlBackend(parsed.set(drivername="mysql+pymysql"), settings)
     raise ConfigurationError(f"{name!r} is not supported; use sqlite, postgresql, mysql or mariadb")
