@@ -6,7 +6,7 @@ PLUGINS := $(wildcard plugins/*)
 LOCAL := -e . $(PLUGINS:%=-e ./%) -e ./examples/vstorage_hello
 PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml) examples/vstorage_hello/pyproject.toml constraints.txt
 
-.PHONY: demo test soak bench lint wheels local constraints clean
+.PHONY: demo test soak bench lint docs reference wheels local constraints clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python examples/machine.py
@@ -26,6 +26,15 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Strict: a broken link or a page that no list names fails.
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx --builder html --conf-dir docs --fail-on-warning --keep-going --quiet . site
+	@echo 'open site/index.html'
+
+# The pages that are made from the code.
+reference: $(VENV)/.dev
+	$(BIN)/python -m docs.generate
 
 wheels: $(VENV)/.dev
 	rm -rf dist
@@ -51,4 +60,4 @@ constraints:
 	  $(PLUGINS:plugins/vstorage_%=--no-emit-package vstorage-%) --group dev --output-file constraints.txt --upgrade pyproject.toml
 
 clean:
-	rm -rf $(VENV) dist build demo .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) dist build demo site .mypy_cache .ruff_cache .pytest_cache

@@ -18,7 +18,7 @@ def _split(value: Any) -> Any:
 
 
 class RestSettings(BaseModel):
-    """How the web API is protected and limited.
+    """The `rest` section of a storage's configuration: how the web API is protected and limited.
 
     Attributes:
         admin_token: Who sends it as `Authorization: Bearer …` may use everything below `/db`; at least 32 characters.

@@ -1,34 +1,30 @@
-"""Writes hooks.md from the hook specifications: `python docs/generate_hooks.py`; a test compares."""
+"""hooks.md, from the hook specifications."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from pathlib import Path
 from types import ModuleType
 
-import vstorage_cli.hookspecs
-import vstorage_core.hookspecs
-import vstorage_rest.hookspecs
-
-TARGET = Path(__file__).with_name("hooks.md")
+ROOT = Path(__file__).parents[2]
 INTRODUCTION = """# Hooks
 
-<!-- Made by docs/generate_hooks.py from the hook specifications. -->
+<!-- Made from the hook specifications by `make reference`. -->
 
 Implement a hook by decorating a function of your plugin with `vstorage_core.hookimpl`. Name only the arguments you use.
-[Writing a plugin](plugins.md) tells how vstorage finds it and in which order implementations run.
+[Rules and reactions](rules.md) shows hooks at work; [writing a plugin](plugins.md) tells how vstorage finds them and in
+which order they run.
 """
 
 
 def render() -> str:
     """The whole page."""
     parts = [INTRODUCTION]
-    for title, module in (
-        ("vstorage-core", vstorage_core.hookspecs),
-        ("vstorage-rest", vstorage_rest.hookspecs),
-        ("vstorage-cli", vstorage_cli.hookspecs),
-    ):
-        parts.append(f"## {title}\n")
+    for path in [ROOT / "vstorage_core" / "hookspecs.py", *sorted(ROOT.glob("plugins/*/vstorage_*/hookspecs.py"))]:
+        package = path.parent.name
+        parts.append(f"## {package.replace('_', '-')}\n")
+        module = importlib.import_module(f"{package}.hookspecs")
         parts.extend(_section(name, function) for name, function in _specifications(module))
     return "\n".join(parts)
 
@@ -45,7 +41,3 @@ def _section(name: str, function: object) -> str:
     if result not in (None, "None"):
         types.append(f"- returns `{result}`")
     return f"### `{name}({arguments})`\n\n{inspect.getdoc(function)}\n\n" + "\n".join(types) + "\n"
-
-
-if __name__ == "__main__":
-    TARGET.write_text(render())
