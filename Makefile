@@ -27,9 +27,9 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Strict: a broken link or a page that no list names fails.
+# Strict: a broken link or a page that no list names fails. All of it anew, or pages that did not change keep an old list.
 docs: $(VENV)/.dev
-	$(BIN)/python -m sphinx --builder html --conf-dir docs --fail-on-warning --keep-going --quiet . site
+	$(BIN)/python -m sphinx --fresh-env --write-all --conf-dir docs --fail-on-warning --keep-going --quiet . site
 	@echo 'open site/index.html'
 
 # The pages that are made from the code.

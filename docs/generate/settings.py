@@ -72,10 +72,10 @@ def _sections(package: str) -> Iterator[tuple[str, type[BaseModel]]]:
 
 def _table(section: str, model: type[BaseModel]) -> str:
     meanings = {name: " ".join(text.split()) for name, text in ATTRIBUTE.findall(inspect.getdoc(model) or "")}
-    lines = ["| setting | variable | default | meaning |", "|---|---|---|---|"]
+    variables = [f"VSTORAGE_{section}__{name}".upper() for name in model.model_fields]
+    lines = [f"As variables: `{variables[0]}` and so on.\n", "| setting | default | meaning |", "|---|---|---|"]
     for name, field in model.model_fields.items():
-        variable = f"VSTORAGE_{section}__{name}".upper()
-        lines.append(f"| `{name}` | `{variable}` | {_default(field.get_default())} | {meanings[name]} |")
+        lines.append(f"| `{name}` | {_default(field.get_default())} | {meanings[name]} |")
     return "\n".join(lines) + "\n"
 
 
