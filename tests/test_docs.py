@@ -13,6 +13,7 @@ import vstorage_core
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 MADE = sorted(path.stem for path in (DOCS / "generate").glob("*.py") if not path.stem.startswith("_"))
+CODE = [*ROOT.glob("vstorage_core/**/*.py"), *ROOT.glob("plugins/*/vstorage_*/**/*.py")]
 # What a browser fetches by itself; links are followed by people.
 FETCHED = re.compile(
     r"""<(?:script|img|iframe|source|embed)\b[^>]*?\ssrc=["']?(?:https?:)?//[^\s"'>]+"""
@@ -62,11 +63,18 @@ def test_the_python_page_has_every_public_name():
     assert [name for name in vstorage_core.__all__ if not re.search(rf"\b{name}\b", page)] == []
 
 
+def test_the_settings_page_has_every_section():
+    code = "\n".join(path.read_text(encoding="utf-8") for path in CODE)
+    sections = set(re.findall(r"\.settings\(\s*\"(\w+)\"", code))
+    assert sections >= {"engine", "rest"}
+    assert {section for section in sections if f"## Section `{section}`" not in page_in(DOCS, "settings")} == set()
+
+
 def said() -> list[str]:
     """Every text in the code of the project; of an f-string each part between its values."""
     return [
         node.value
-        for path in [*ROOT.glob("vstorage_core/**/*.py"), *ROOT.glob("plugins/*/vstorage_*/**/*.py")]
+        for path in CODE
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
