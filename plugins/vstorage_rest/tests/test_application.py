@@ -5,6 +5,7 @@ import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx
 import importlib_metadata
 import pytest
 from fastapi import FastAPI
@@ -193,17 +194,29 @@ def test_headers_and_every_status_are_declared(openapi):
 
 def test_a_method_that_there_is_not_is_405_and_told_which_there_are(client):
     for path, allowed in {
-        "/users/": "GET, POST",
-        "/users/1": "DELETE, GET, PATCH, PUT",
+        "/users/": "GET, HEAD, POST",
+        "/users/1": "DELETE, GET, HEAD, PATCH, PUT",
         "/users/batch": "DELETE, PATCH, POST",
         "/users/1/restore": "POST",
-        "/db/audit": "GET",
+        "/db/audit": "GET, HEAD",
     }.items():
         answer = client.request("PROPFIND", path)
         assert (answer.status_code, answer.headers["allow"]) == (405, allowed), path
-    for method in ("GET", "PUT"):
+    for method in ("GET", "HEAD", "PUT"):
         answer = client.request(method, "/devices/batch", json={})
         assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, PATCH, POST")
+
+
+def test_head_is_answered_like_get_without_the_body(machine, ana):
+    with machine.served() as address, httpx.Client(base_url=address) as client:
+        for path in ("/users/1", "/users/?count=true", "/users/1/history", "/db/audit", "/db/plugins", "/db/metrics"):
+            got, head = client.get(path), client.head(path)
+            assert (got.status_code, head.status_code, head.content) == (200, 200, b""), path
+            for name in ("content-length", "content-type", "etag", "x-total-count"):
+                assert head.headers.get(name) == got.headers.get(name), (path, name)
+        etag = client.head("/users/1").headers["etag"]
+        assert client.head("/users/1", headers={"If-None-Match": etag}).status_code == 304
+        assert client.head("/users/2").status_code == 404
 
 
 def test_the_command_line_loads_no_web_framework_to_know_the_plugin():

@@ -12,10 +12,19 @@ from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Strict, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    Strict,
+    WithJsonSchema,
+)
 
-# 64 bits, less the last numbers, which an OpenAPI document made by FastAPI takes for 2**63: its bounds are floats.
-SMALLEST_INTEGER, LARGEST_INTEGER = -(2**63), 2**63 - 1024
+# From the smallest whole number of 64 bits to below the first that is too large. Not the largest one: bounds in FastAPI's
+# documents are floats, and 2**63 - 1 is none.
+SMALLEST_INTEGER, INTEGER_LIMIT = -(2**63), 2**63
 
 
 def _text(value: Any) -> Any:
@@ -52,16 +61,30 @@ def _decode(value: Any) -> Any:
         raise ValueError("must be base64") from None
 
 
+class _DecimalDigits:
+    """Tells in the document how many digits the field takes, in a number or in text."""
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        described = handler(schema)
+        if handler.mode == "validation":
+            number, text = described["anyOf"]
+            digits, places = schema.get("max_digits"), schema.get("decimal_places")
+            whole, fraction = r"\d+", "" if places == 0 else r"(\.\d+)?" if places is None else rf"(\.\d{{1,{places}}})?"
+            if digits is not None:
+                whole_digits = digits - (places or 0)
+                whole = rf"\d{{1,{max(whole_digits, 1)}}}"
+                for bound, limit in (("Minimum", -(10**whole_digits)), ("Maximum", 10**whole_digits)):
+                    if bound.lower() not in number:
+                        number.setdefault(f"exclusive{bound}", limit)
+            text["pattern"] = f"^[+-]?{whole}{fraction}$"
+        return described
+
+
 _OF_JSON: dict[Any, Any] = {
     bool: Annotated[bool, Strict()],
     int: Annotated[int, Strict()],
     float: Annotated[float, Strict()],
-    Decimal: Annotated[
-        Decimal,
-        WithJsonSchema(
-            {"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^[+-]?\d+(\.\d+)?$"}]}, mode="validation"
-        ),
-    ],
+    Decimal: Annotated[Decimal, _DecimalDigits()],
     datetime: Annotated[datetime, BeforeValidator(_calendar_text)],
     date: Annotated[date, BeforeValidator(_calendar_text)],
     time: Annotated[
@@ -107,7 +130,7 @@ def _storable(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_storable)]
 UtcByDefault = Annotated[datetime, BeforeValidator(_calendar_text), AfterValidator(_aware)]
-Integer64 = Annotated[int, Field(ge=SMALLEST_INTEGER, le=LARGEST_INTEGER)]
+Integer64 = Annotated[int, Field(ge=SMALLEST_INTEGER, lt=INTEGER_LIMIT)]
 
 _OF_PARAMETERS: dict[Any, Any] = {
     int: Integer64,

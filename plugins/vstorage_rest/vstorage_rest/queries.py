@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, and_, false, or_
 
 from vstorage_core.filters import conditions_of, operators_of
 from vstorage_core.records import SOFT_DELETE_FIELD, RecordType, Values, encode_snapshot
-from vstorage_rest.json_types import LARGEST_INTEGER, parameter_type, without_none
+from vstorage_rest.json_types import INTEGER_LIMIT, parameter_type, without_none
 from vstorage_rest.schemas import visible_fields
 
 
@@ -25,7 +25,7 @@ class ListQuery(BaseModel):
 
     include_deleted: Annotated[bool, Field(description="Include soft-deleted records")] = False
     limit: Annotated[int | None, Field(ge=1, description="Most records of one page")] = None
-    offset: Annotated[int, Field(ge=0, le=LARGEST_INTEGER, description="Skip so many records")] = 0
+    offset: Annotated[int, Field(ge=0, lt=INTEGER_LIMIT, description="Skip so many records")] = 0
     after: Annotated[str | None, Field(description="Where the page before ended; taken from its Link header")] = None
     order_by: str | None = None
     fields: str | None = None

@@ -4,7 +4,7 @@
 from typing import Annotated, Any
 
 from fastapi import Body, HTTPException, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy import select
 
 from vstorage_core.audit import AUDIT_TABLE
@@ -12,7 +12,7 @@ from vstorage_core.records import SOFT_DELETE_FIELD, encode_snapshot
 from vstorage_rest.access import Caller
 from vstorage_rest.collection import Collection, IfMatch
 from vstorage_rest.failures import declared
-from vstorage_rest.json_types import LARGEST_INTEGER
+from vstorage_rest.json_types import INTEGER_LIMIT, whole
 from vstorage_rest.schemas import read_schema, update_schema
 from vstorage_rest.trail import (
     Actor,
@@ -33,7 +33,9 @@ class Revert(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    audit_id: int = Field(ge=0, le=LARGEST_INTEGER, description="`id` in the record's history")
+    audit_id: Annotated[int, BeforeValidator(whole)] = Field(
+        ge=0, lt=INTEGER_LIMIT, description="`id` in the record's history"
+    )
 
 
 def add_history(collection: Collection) -> None:

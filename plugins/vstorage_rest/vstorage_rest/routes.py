@@ -33,10 +33,15 @@ def guarded_route(max_bytes: Callable[[], int], *, attempts: int = 1) -> type[AP
         def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
             super().__init__(path, endpoint, **options)
             if self.include_in_schema:
-                methods_of.setdefault(path, set()).update(self.methods or ())
+                methods_of.setdefault(path, set()).update(self.methods)
+                if "GET" in self.methods:
+                    methods_of[path].add("HEAD")
 
         async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["method"] in (self.methods or ()):
+            # Not a method of the route, or FastAPI would describe the operation twice. Servers send no body to HEAD.
+            if scope["method"] == "HEAD":
+                scope = {**scope, "method": "GET"}
+            if scope["method"] in self.methods:
                 await super().handle(scope, receive, send)
                 return
             # Starlette would tell the methods of the first route with this path only.

@@ -13,7 +13,7 @@ from sqlalchemy import Integer
 
 from vstorage_core.records import SOFT_DELETE_FIELD, RecordType
 from vstorage_rest.json_types import (
-    LARGEST_INTEGER,
+    INTEGER_LIMIT,
     SMALLEST_INTEGER,
     Integer64,
     json_type,
@@ -106,7 +106,7 @@ def _schema(record: RecordType, suffix: str, presence: Mapping[str, Presence]) -
 
 def _missing_bounds(rules: list[Any]) -> list[Any]:
     lower = [] if any(isinstance(rule, Ge | Gt) for rule in rules) else [Ge(SMALLEST_INTEGER)]
-    upper = [] if any(isinstance(rule, Le | Lt) for rule in rules) else [Le(LARGEST_INTEGER)]
+    upper = [] if any(isinstance(rule, Le | Lt) for rule in rules) else [Lt(INTEGER_LIMIT)]
     return [*lower, *upper]
 
 

@@ -16,7 +16,7 @@ from starlette.datastructures import URL
 from vstorage_core import Operation, Storage
 from vstorage_core.audit import AUDIT_TABLE
 from vstorage_core.records import encode_snapshot
-from vstorage_rest.json_types import LARGEST_INTEGER, Text, UtcByDefault
+from vstorage_rest.json_types import INTEGER_LIMIT, Text, UtcByDefault
 from vstorage_rest.queries import links
 from vstorage_rest.schemas import visible_fields
 
@@ -44,7 +44,7 @@ Actor = Annotated[Text | None, Query(description="Only what this actor did")]
 OfOperation = Annotated[Operation | None, Query(description="Only this operation")]
 Since = Annotated[UtcByDefault | None, Query(description="Not before this time; UTC where no zone is given")]
 Until = Annotated[UtcByDefault | None, Query(description="Before this time; UTC where no zone is given")]
-Offset = Annotated[int, Query(ge=0, le=LARGEST_INTEGER, description="Skip so many rows")]
+Offset = Annotated[int, Query(ge=0, lt=INTEGER_LIMIT, description="Skip so many rows")]
 Cursor = Annotated[str | None, Query(description="Where the page before ended; taken from its Link header")]
 Count = Annotated[bool, Query(description="Tell in X-Total-Count how many rows there are on all pages")]
 
@@ -128,7 +128,7 @@ def _older_than(cursor: str) -> ColumnElement[bool]:
     try:
         timestamp, _, id_ = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().partition(" ")
         instant, last = datetime.fromisoformat(timestamp), int(id_)
-        if instant.tzinfo is None or not 0 <= last <= LARGEST_INTEGER:
+        if instant.tzinfo is None or not 0 <= last < INTEGER_LIMIT:
             raise ValueError
     except ValueError:
         message = "not a place in the audit trail; take it from the Link header of the page before"
