@@ -37,6 +37,8 @@ class Exporter:
             options. Writes in constant memory and never closes the stream.
         options: Pydantic model of the options; becomes query parameters and command-line flags.
         summary: One line for help texts and OpenAPI.
+        action: What a caller of the web API must be allowed to do: `db.{action}`. A name of its own for what may be
+            allowed to others than who may export records, e.g. `backup`.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Exporter:
     write: Callable[[Storage, BinaryIO, Any], None]
     options: type[BaseModel] = NoOptions
     summary: str = ""
+    action: str = "export"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +61,19 @@ class Importer:
             Returns a report. Raises `ImportRefused` when the file cannot be imported; then nothing
             was changed.
         options: Pydantic model of the options; becomes query parameters and command-line flags.
+        report: Pydantic model of what `read` returns, for OpenAPI.
         summary: One line for help texts and OpenAPI.
+        action: What a caller of the web API must be allowed to do: `db.{action}`. A name of its own for what may be
+            allowed to others than who may import records, e.g. `restore`.
     """
 
     name: str
     path: str
     read: Callable[[Storage, BinaryIO, Any], BaseModel]
     options: type[BaseModel] = NoOptions
+    report: type[BaseModel] | None = None
     summary: str = ""
+    action: str = "import"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,17 @@ from vstorage_core import ConfigurationError, ModelAccessor, bootstrap
 from vstorage_keys.__main__ import main
 from vstorage_keys.keyring import digest_of
 
-ROLES = {"operator": ["records.read", "records.write:counters"], "engineer": ["records.*", "db.*"], "nobody": []}
+ROLES = {
+    "operator": ["records.read", "records.write:counters"],
+    "engineer": ["records.*", "db.*"],
+    "service": ["db.backup"],
+    "nobody": [],
+}
 PLUGINS = [
     importlib_metadata.EntryPoint(name="keys", value="vstorage_keys.plugin", group="vstorage.plugins"),
     importlib_metadata.EntryPoint(name="rest", value="vstorage_rest.plugin", group="vstorage.plugins"),
+    importlib_metadata.EntryPoint(name="backup", value="vstorage_backup.plugin", group="vstorage.plugins"),
+    importlib_metadata.EntryPoint(name="csv", value="vstorage_csv.plugin", group="vstorage.plugins"),
 ]
 ANA = {"name": "Ana", "email": "a@x"}
 
@@ -67,6 +74,16 @@ def test_each_key_may_do_what_its_role_permits(call):
     rows = engineer.get("/db/audit").json()
     assert [(row["actor"], row["actor_source"]) for row in rows] == [("engineer", "keys"), ("operator", "keys")]
     assert nobody.get("/counters/").status_code == 403
+
+
+def test_a_key_that_takes_backups_can_neither_read_records_nor_put_a_backup_back(call):
+    service = call("service")
+    backup = service.get("/db/backup.sqlite")
+    assert backup.status_code == 200
+    assert (service.get("/counters/").status_code, service.get("/db/export.zip").status_code) == (403, 403)
+    refused = service.post("/db/restore", files={"file": ("backup", backup.content)})
+    assert (refused.status_code, refused.json()["detail"]) == (403, "service may not do db.restore on restore")
+    assert call("engineer").post("/db/restore", files={"file": ("backup", backup.content)}).status_code == 200
 
 
 @pytest.mark.parametrize("name", [None, "a stranger"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vstorage_backup.export import write_backup
-from vstorage_backup.report import RestoreOptions
+from vstorage_backup.report import RestoreOptions, RestoreReport
 from vstorage_backup.restore import restore
 from vstorage_backup.schedule import check_last_backup, start, stop
 from vstorage_backup.settings import backup_settings
@@ -30,6 +30,7 @@ def vstorage_register_exporters() -> Iterator[Exporter]:
         media_type="application/vnd.sqlite3",
         write=write_backup,
         summary="Back the whole database up to one SQLite file",
+        action="backup",
     )
 
 
@@ -40,7 +41,9 @@ def vstorage_register_importers() -> Iterator[Importer]:
         path="restore",
         read=restore,
         options=RestoreOptions,
+        report=RestoreReport,
         summary="Replace all records by those of a backup",
+        action="restore",
     )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from vstorage_core import Exporter, Importer, hookimpl
 from vstorage_csv.export import CsvExportOptions, export_csv
 from vstorage_csv.importing import CsvImportOptions, import_csv
-from vstorage_csv.undo import CsvUndoOptions, undo_import
+from vstorage_csv.report import ImportReport
+from vstorage_csv.undo import CsvUndoOptions, UndoReport, undo_import
 
 
 @hookimpl
@@ -29,6 +30,7 @@ def vstorage_register_importers() -> Iterator[Importer]:
         path="import",
         read=import_csv,
         options=CsvImportOptions,
+        report=ImportReport,
         summary="Import a zip of CSV files, or a CSV file",
     )
     yield Importer(
@@ -36,5 +38,6 @@ def vstorage_register_importers() -> Iterator[Importer]:
         path="import-undo",
         read=undo_import,
         options=CsvUndoOptions,
+        report=UndoReport,
         summary="Undo an import; the file is its report",
     )

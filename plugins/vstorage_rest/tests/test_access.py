@@ -31,11 +31,17 @@ class Transfers:
 
     @hookimpl
     def vstorage_register_exporters(self):
-        return [Exporter(name="text", filename="text.txt", media_type="text/plain", write=self.write)]
+        return [
+            Exporter(name="text", filename="text.txt", media_type="text/plain", write=self.write),
+            Exporter(name="all", filename="all.bin", media_type="text/plain", write=self.write, action="backup"),
+        ]
 
     @hookimpl
     def vstorage_register_importers(self):
-        return [Importer(name="text", path="text", read=self.read)]
+        return [
+            Importer(name="text", path="text", read=self.read, report=Report),
+            Importer(name="all", path="all", read=self.read, action="restore"),
+        ]
 
     def write(self, storage, stream, options):
         stream.write(b"everything")
@@ -57,18 +63,21 @@ def guarded(open_machine, make_database, transfers):
 
 
 def call_everything_below_db(client):
-    """Status by route."""
-    upload = {"file": ("x", b"12345")}
-    return {
-        "audit": client.get("/db/audit").status_code,
-        "plugins": client.get("/db/plugins").status_code,
-        "export": client.get("/db/text.txt").status_code,
-        "import": client.post("/db/text", files=upload).status_code,
-    }
+    """Status by route of all that the OpenAPI document tells of, and HEAD of it."""
+    paths = client.get("/openapi.json").json()["paths"]
+    routes = [(method, path) for path in paths if path.startswith("/db/") for method in paths[path]]
+    statuses = {}
+    for method, path in [*routes, *(("head", path) for method, path in routes if method == "get")]:
+        upload = {"files": {"file": ("x", b"12345")}} if method == "post" else {}
+        statuses[method, path] = client.request(method.upper(), path, **upload).status_code
+    return statuses
 
 
-OPEN = {"audit": 200, "plugins": 200, "export": 200, "import": 200}
-CLOSED = dict.fromkeys(OPEN, 403)
+GUARDED = ("/db/audit", "/db/plugins", "/db/metrics", "/db/text.txt", "/db/all.bin")
+PUBLIC = ("/db/health", "/db/live", "/db/ready")
+READS = [(method, path) for path in (*GUARDED, *PUBLIC) for method in ("get", "head")]
+OPEN = dict.fromkeys([*READS, ("post", "/db/text"), ("post", "/db/all")], 200)
+CLOSED = {route: 200 if route[1] in PUBLIC else 403 for route in OPEN}
 STRANGERS = {
     "another machine": {"address": "10.0.0.9"},
     "another machine that names this one": {"address": "10.0.0.9", "host": "127.0.0.1"},
@@ -93,7 +102,6 @@ def test_a_stranger_gets_nothing_below_db_but_health(guarded, transfers, strange
     client = guarded.caller(**stranger)
     assert call_everything_below_db(client) == CLOSED
     assert transfers.imported == 0
-    assert client.get("/db/health").status_code == 200
     assert client.get("/users/").status_code == 200
 
 
@@ -194,6 +202,24 @@ class Keys:
     @hookimpl
     def vstorage_authorize(self, actor, action, component):
         return action in self.roles[actor] if actor in self.roles else None
+
+
+class Service:
+    """Lets everybody take a backup, nobody take it back, and whoever may export everything but `text`."""
+
+    @hookimpl
+    def vstorage_authorize(self, action, component):
+        return {"db.backup": True, "db.restore": False, "db.export": component != "text"}.get(action)
+
+
+def test_backing_up_and_restoring_are_permissions_of_their_own(open_machine, make_database, transfers):
+    machine = open_machine(make_database("sqlite"), plugins=[transfers, Service()])
+    stranger, upload = machine.caller("10.0.0.9"), {"file": ("x", b"12345")}
+    assert (stranger.get("/db/all.bin").status_code, stranger.get("/db/text.txt").status_code) == (200, 403)
+    assert machine.client.post("/db/text", files=upload).status_code == 200
+    refused = machine.client.post("/db/all", files=upload)
+    assert (refused.status_code, refused.json()) == (403, {"detail": "ana may not do db.restore on all"})
+    assert transfers.imported == 1
 
 
 class NobodySeesPlugins:

@@ -182,14 +182,49 @@ def test_bodies_are_described_with_their_constraints(openapi):
 def test_headers_and_every_status_are_declared(openapi):
     users, user = openapi["paths"]["/users/"], openapi["paths"]["/users/{record_id}"]
     headers = {parameter["name"] for parameter in user["put"]["parameters"] if parameter["in"] == "header"}
-    assert headers == {"X-User", "X-Reason", "if-match", "if-none-match"}
+    assert headers == {"X-User", "X-Reason", "If-Match", "If-None-Match"}
     everywhere = {"401", "403", "500", "503"}
     assert set(users["post"]["responses"]) == {"201", "400", "409", "413", "422", *everywhere}
     assert set(user["put"]["responses"]) == {"200", "201", "400", "404", "409", "412", "413", "422", *everywhere}
     assert set(user["get"]["responses"]) == {"200", "304", "404", "422", *everywhere}
     assert set(openapi["paths"]["/db/health"]["get"]["responses"]) == {"200", "503"}
+    assert set(users["post"]["responses"]["201"]["headers"]) == {"ETag", "Location"}
+    assert set(users["get"]["responses"]["200"]["headers"]) == {"Link", "X-Total-Count"}
+    assert set(users["get"]["responses"]["503"]["headers"]) == {"Retry-After"}
     failure = users["post"]["responses"]["409"]["content"]["application/json"]["schema"]["$ref"]
     assert set(openapi["components"]["schemas"][failure.rpartition("/")[2]]["properties"]) == {"detail"}
+
+
+def test_every_answer_has_a_type_of_its_own(openapi):
+    answers = {
+        operation["operationId"]: operation["responses"]["200"]["content"]["application/json"]["schema"]
+        for path in openapi["paths"].values()
+        for operation in path.values()
+        if "application/json" in operation["responses"].get("200", {}).get("content", {})
+    }
+    assert len(answers) > 30
+    for operation, schema in answers.items():
+        assert "$ref" in schema.get("items", schema), operation
+    assert not {"HTTPValidationError", "ValidationError"} & set(openapi["components"]["schemas"])
+
+
+def test_the_document_says_where_the_admin_token_opens_a_door(openapi):
+    assert openapi["components"]["securitySchemes"]["AdminToken"]["scheme"] == "bearer"
+    doors = {
+        path: operation.get("security")
+        for path, operations in openapi["paths"].items()
+        for operation in operations.values()
+        if path.startswith("/db/")
+    }
+    public = dict.fromkeys(("/db/health", "/db/live", "/db/ready"))
+    guarded = {path: [{"AdminToken": []}, {}] for path in ("/db/audit", "/db/plugins", "/db/metrics")}
+    assert doors == {**public, **guarded}
+
+
+def test_operations_are_called_what_they_do(openapi):
+    users = openapi["paths"]["/users/"]
+    assert (users["get"]["summary"], users["post"]["summary"]) == ("List users", "Create user")
+    assert openapi["paths"]["/users/batch"]["patch"]["summary"] == "Update users batch"
 
 
 def test_a_method_that_there_is_not_is_405_and_told_which_there_are(client):

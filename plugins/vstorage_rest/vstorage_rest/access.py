@@ -6,10 +6,11 @@ import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from fastapi import Header, HTTPException, Request
+from fastapi import Header, HTTPException, Request, Security
+from fastapi.security import HTTPBearer
 
 from vstorage_core import InvalidInput, Storage, acting_as
 from vstorage_core.audit import check_actor
@@ -91,6 +92,17 @@ def caller_for(
         return admit(request, x_reason)
 
     return writing if writes else reading
+
+
+AdminToken = Security(
+    HTTPBearer(
+        scheme_name="AdminToken",
+        description=f"What the server has in {ADMIN_TOKEN_VARIABLE}; not needed on the server's own machine.",
+        auto_error=False,
+    )
+)
+# For the document: or nothing, on this machine.
+TOKEN_IS_OPTIONAL: dict[str, Any] = {"security": [{}]}
 
 
 class _Identity(NamedTuple):

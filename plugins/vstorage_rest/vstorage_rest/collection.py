@@ -22,10 +22,12 @@ AsOf = Annotated[
     UtcByDefault | None, Query(description="The record as it was at this time; UTC where no zone is given")
 ]
 IfMatch = Annotated[
-    str | None, Header(description="ETag of the record as the client knows it; 412 when it has changed")
+    str | None,
+    Header(alias="If-Match", description="ETag of the record as the client knows it; 412 when it has changed"),
 ]
 IfNoneMatch = Annotated[
-    str | None, Header(description="ETag of the record as the client has it; 304 when it has not changed")
+    str | None,
+    Header(alias="If-None-Match", description="ETag of the record as the client has it; 304 when it has not changed"),
 ]
 IdempotencyKey = Annotated[
     str | None,

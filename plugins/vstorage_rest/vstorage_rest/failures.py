@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
 from vstorage_core import (
@@ -37,10 +37,20 @@ STATUS_OF: dict[type[Exception], int] = {
 }
 
 
+class HTTPProblem(BaseModel):
+    """One thing that is wrong with a request; importers add what they know, e.g. the row of a file."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(default="", description="A word for programs", examples=["missing"])
+    loc: list[str | int] = Field(default=[], description="Where it stands in the request", examples=[["body", "name"]])
+    msg: str = Field(default="", description="A sentence for people", examples=["Field required"])
+
+
 class HTTPFailure(BaseModel):
     """The body of a refused request."""
 
-    detail: str | list[dict[str, Any]]
+    detail: str | list[HTTPProblem]
 
 
 class BatchRefused(Exception):
@@ -75,11 +85,27 @@ def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's description of these failures, and of those that every route may have."""
     responses: dict[int | str, dict[str, Any]] = {
         status: {"description": MEANINGS[status], "content": {"application/json": {"schema": _FAILURE}}}
-        for status in sorted({*statuses, 401, 403, 500, 503})
+        for status in sorted({*statuses, 401, 403, 422, 500, 503})
     }
+    responses[503]["headers"] = described("Retry-After")
     # FastAPI makes a validator of each model of each response; one of them puts the schema into the document.
     responses[500] = {"description": MEANINGS[500], "model": HTTPFailure}
     return responses
+
+
+# Of answers, by name; each with what it tells.
+HEADERS = {
+    "ETag": "Names this state of the record, for If-Match and If-None-Match",
+    "Link": "Leads to other pages: rel=next, rel=prev (RFC 8288)",
+    "Location": "Path of the new record",
+    "Retry-After": "Seconds to wait",
+    "X-Total-Count": "How many there are on all pages, where count=true asks",
+}
+
+
+def described(*headers: str) -> dict[str, Any]:
+    """OpenAPI's description of these headers of an answer."""
+    return {name: {"description": HEADERS[name], "schema": {"type": "string"}} for name in headers}
 
 
 _FAILURE = {"$ref": f"#/components/schemas/{HTTPFailure.__name__}"}

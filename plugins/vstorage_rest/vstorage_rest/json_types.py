@@ -22,8 +22,8 @@ from pydantic import (
     WithJsonSchema,
 )
 
-# From the smallest whole number of 64 bits to below the first that is too large. Not the largest one: bounds in FastAPI's
-# documents are floats, and 2**63 - 1 is none.
+# 64 bits. The limit is the first number that is too large: bounds in FastAPI's documents are floats, and the number
+# before it is none.
 SMALLEST_INTEGER, INTEGER_LIMIT = -(2**63), 2**63
 
 
@@ -69,7 +69,7 @@ class _DecimalDigits:
         if handler.mode == "validation":
             number, text = described["anyOf"]
             digits, places = schema.get("max_digits"), schema.get("decimal_places")
-            whole, fraction = r"\d+", "" if places == 0 else r"(\.\d+)?" if places is None else rf"(\.\d{{1,{places}}})?"
+            whole, fraction = r"\d+", r"(\.\d+)?" if places is None else rf"(\.\d{{1,{places}}})?" if places else ""
             if digits is not None:
                 whole_digits = digits - (places or 0)
                 whole = rf"\d{{1,{max(whole_digits, 1)}}}"

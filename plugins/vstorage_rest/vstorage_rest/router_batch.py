@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations`: FastAPI resolves the annotations of functions inside functions here.
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Body, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -23,7 +23,7 @@ ResultT = TypeVar("ResultT")
 class Deleted(BaseModel):
     """How many records were deleted."""
 
-    status: str
+    status: Literal["deleted"]
     count: int
 
 
@@ -39,7 +39,7 @@ def add_batch(collection: Collection) -> None:
         operation_id=f"create_{collection.plural}_batch",
         response_model=list[Read],
         status_code=201,
-        responses=declared(400, 409, 413, 422),
+        responses=declared(400, 409, 413),
     )
     def create_records(
         request: Request,
@@ -74,7 +74,7 @@ def add_batch(collection: Collection) -> None:
         "/batch",
         operation_id=f"update_{collection.plural}_batch",
         response_model=list[Read],
-        responses=declared(400, 404, 409, 413, 422),
+        responses=declared(400, 404, 409, 413),
     )
     def update_records(caller: Annotated[Caller, writer], payload: Annotated[list[Change], Body()]) -> Response:
         """Change the fields sent of many existing records, all or none; each names its key."""
@@ -88,9 +88,7 @@ def add_batch(collection: Collection) -> None:
             _one_by_one(resource.storage, payload, update)
             return resource.respond_many([getattr(item, key_name) for item in payload])
 
-    @router.delete(
-        "/batch", operation_id=f"delete_{collection.plural}_batch", responses=declared(400, 404, 409, 413, 422)
-    )
+    @router.delete("/batch", operation_id=f"delete_{collection.plural}_batch", responses=declared(400, 404, 409, 413))
     def delete_records(caller: Annotated[Caller, writer], payload: Annotated[list[Key], Body()]) -> Deleted:
         """Delete many records by their keys, all or none."""
         _require_size(resource.storage, payload)

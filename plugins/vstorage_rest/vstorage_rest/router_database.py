@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from vstorage_core import Storage
 from vstorage_core.storage import default_storage
-from vstorage_rest.access import Caller, caller_for
-from vstorage_rest.failures import declared
+from vstorage_rest.access import TOKEN_IS_OPTIONAL, AdminToken, Caller, caller_for
+from vstorage_rest.failures import declared, described
 from vstorage_rest.json_types import Text
 from vstorage_rest.router_health import add_health
 from vstorage_rest.routes import guarded_route
@@ -60,20 +60,26 @@ def build_db_router(
     router = APIRouter(prefix="/db", tags=["db"], route_class=guarded_route(lambda: settings.max_upload_bytes))
 
     def caller_of(action: str, component: str = "db", *, writes: bool = False) -> Any:
-        return Depends(caller_for(lambda: served, action, component, writes=writes))
+        admit = caller_for(lambda: served, action, component, writes=writes)
+
+        # The token is checked by `admit`; the parameter puts it in the OpenAPI document.
+        def admitted(caller: Annotated[Caller, Depends(admit)], _token: Annotated[Any, AdminToken]) -> Caller:
+            return caller
+
+        return Depends(admitted)
 
     add_health(router, served, caller_of("db.metrics"))
     _add_plugins(router, served, caller_of)
     _add_audit(router, served, caller_of, audit_default_limit, audit_max_limit)
     for exporter in served.exporters.values():
-        add_exporter(router, served, exporter, caller_of("db.export", exporter.name))
+        add_exporter(router, served, exporter, caller_of(f"db.{exporter.action}", exporter.name))
     for importer in served.importers.values():
-        add_importer(router, served, importer, caller_of("db.import", importer.name, writes=True))
+        add_importer(router, served, importer, caller_of(f"db.{importer.action}", importer.name, writes=True))
     return router
 
 
 def _add_plugins(router: APIRouter, storage: Storage, caller_of: Callable[..., Any]) -> None:
-    @router.get("/plugins", operation_id="list_plugins", responses=declared())
+    @router.get("/plugins", operation_id="list_plugins", responses=declared(), openapi_extra=TOKEN_IS_OPTIONAL)
     def plugins(caller: Annotated[Caller, caller_of("db.plugins")]) -> list[PluginRecord]:
         """List the loaded plugins in the order in which their hooks run."""
         return [PluginRecord.model_validate(dataclasses.asdict(plugin)) for plugin in storage.plugins()]
@@ -82,7 +88,13 @@ def _add_plugins(router: APIRouter, storage: Storage, caller_of: Callable[..., A
 def _add_audit(
     router: APIRouter, storage: Storage, caller_of: Callable[..., Any], default_limit: int, max_limit: int
 ) -> None:
-    @router.get("/audit", operation_id="list_audit", response_model=list[AuditRecord], responses=declared(422))
+    @router.get(
+        "/audit",
+        operation_id="list_audit",
+        response_model=list[AuditRecord],
+        responses={200: {"headers": described("Link", "X-Total-Count")}, **declared()},
+        openapi_extra=TOKEN_IS_OPTIONAL,
+    )
     def read_audit(
         request: Request,
         caller: Annotated[Caller, caller_of("db.audit")],

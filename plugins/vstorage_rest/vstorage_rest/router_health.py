@@ -11,7 +11,7 @@ from sqlalchemy import literal, select
 
 from vstorage_core import Storage, StorageError
 from vstorage_core.records import encode_snapshot
-from vstorage_rest.access import Caller
+from vstorage_rest.access import TOKEN_IS_OPTIONAL, Caller
 from vstorage_rest.failures import declared
 from vstorage_rest.metrics import metrics_text
 
@@ -71,6 +71,7 @@ def add_health(router: APIRouter, storage: Storage, metrics_caller: Any) -> None
             operation_id="get_metrics",
             response_class=Response,
             responses={200: {"content": {"text/plain": {}}, "description": "Prometheus text"}, **declared()},
+            openapi_extra=TOKEN_IS_OPTIONAL,
         )
         def metrics(caller: Annotated[Caller, metrics_caller]) -> Response:
             """Tell health, records and changes in the text format of Prometheus."""

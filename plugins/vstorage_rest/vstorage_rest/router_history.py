@@ -11,7 +11,7 @@ from vstorage_core.audit import AUDIT_TABLE
 from vstorage_core.records import SOFT_DELETE_FIELD, encode_snapshot
 from vstorage_rest.access import Caller
 from vstorage_rest.collection import Collection, IfMatch
-from vstorage_rest.failures import declared
+from vstorage_rest.failures import declared, described
 from vstorage_rest.json_types import INTEGER_LIMIT, whole
 from vstorage_rest.schemas import read_schema, update_schema
 from vstorage_rest.trail import (
@@ -49,7 +49,7 @@ def add_history(collection: Collection) -> None:
         "/{record_id}/history",
         operation_id=f"list_{singular}_history",
         response_model=list[AuditRecord],
-        responses=declared(422),
+        responses={200: {"headers": described("Link", "X-Total-Count")}, **declared()},
     )
     def read_history(
         request: Request,
@@ -77,7 +77,7 @@ def add_history(collection: Collection) -> None:
         "/{record_id}/revert",
         operation_id=f"revert_{singular}",
         response_model=Read,
-        responses=declared(400, 404, 409, 412, 413, 422),
+        responses={200: {"headers": described("ETag")}, **declared(400, 404, 409, 412, 413)},
     )
     def revert_record(
         caller: Annotated[Caller, writer], record_id: Key, payload: Annotated[Revert, Body()], if_match: IfMatch = None

@@ -1,9 +1,10 @@
 """The CRUD routes of one accessor."""
 
 # No `from __future__ import annotations`: FastAPI resolves the annotations of functions inside functions here.
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, HTTPException, Query, Request, Response
+from pydantic import BaseModel
 
 from vstorage_core import ModelAccessor
 from vstorage_core.records import ModelT
@@ -17,7 +18,7 @@ from vstorage_rest.collection import (
     IncludeDeleted,
     collection_of,
 )
-from vstorage_rest.failures import declared
+from vstorage_rest.failures import declared, described
 from vstorage_rest.idempotency import run_once
 from vstorage_rest.queries import ListStatement, links, list_query
 from vstorage_rest.resource import is_deleted, matches
@@ -27,7 +28,21 @@ from vstorage_rest.schemas import create_schema, read_schema, update_schema
 
 # A type of its own, because what `application/json` answers has every field.
 FIELDS_MEDIA_TYPE = "application/vnd.vstorage.fields+json"
-_SOME_FIELDS = {"type": "array", "items": {"type": "object"}}
+_SOME_FIELDS = {"content": {FIELDS_MEDIA_TYPE: {"schema": {"type": "array", "items": {"type": "object"}}}}}
+_WITH_ETAG = {"headers": described("ETag")}
+
+
+class Deletion(BaseModel):
+    """What happened to a record."""
+
+    status: Literal["deleted"]
+
+
+class Restoration(BaseModel):
+    """What happened to a soft-deleted record; `restored` is false where it was live already."""
+
+    status: Literal["ok"]
+    restored: bool
 
 
 def build_crud_router(accessor: ModelAccessor[ModelT], *, max_records: int | None = 100) -> APIRouter:
@@ -60,7 +75,10 @@ def _add_reads(collection: Collection) -> None:
         "/",
         operation_id=f"list_{collection.plural}",
         response_model=list[Read],
-        responses={200: {"content": {FIELDS_MEDIA_TYPE: {"schema": _SOME_FIELDS}}}, **declared(422)},
+        responses={
+            200: {**_SOME_FIELDS, "headers": described("Link", "X-Total-Count")},
+            **declared(),
+        },
     )
     def list_records(
         request: Request, caller: Annotated[Caller, reader], query: Annotated[Filters, Query()]
@@ -96,7 +114,7 @@ def _add_reads(collection: Collection) -> None:
         "/{record_id}",
         operation_id=f"get_{collection.singular}",
         response_model=Read,
-        responses={304: {"description": "Not changed"}, **declared(404, 422)},
+        responses={200: _WITH_ETAG, 304: {"description": "Not changed", **_WITH_ETAG}, **declared(404)},
     )
     def get_record(
         caller: Annotated[Caller, reader],
@@ -124,7 +142,7 @@ def _add_writes(collection: Collection) -> None:
         operation_id=f"create_{singular}",
         response_model=Read,
         status_code=201,
-        responses=declared(400, 409, 413, 422),
+        responses={201: {"headers": described("ETag", "Location")}, **declared(400, 409, 413)},
     )
     def create_record(
         request: Request,
@@ -145,7 +163,11 @@ def _add_writes(collection: Collection) -> None:
         "/{record_id}",
         operation_id=f"put_{singular}",
         response_model=Read,
-        responses={201: {"model": Read, "description": "Created"}, **declared(400, 404, 409, 412, 413, 422)},
+        responses={
+            200: _WITH_ETAG,
+            201: {"model": Read, "description": "Created", "headers": described("ETag", "Location")},
+            **declared(400, 404, 409, 412, 413),
+        },
     )
     def put_record(
         request: Request,
@@ -171,7 +193,7 @@ def _add_writes(collection: Collection) -> None:
         "/{record_id}",
         operation_id=f"update_{singular}",
         response_model=Read,
-        responses=declared(400, 404, 409, 412, 413, 422),
+        responses={200: _WITH_ETAG, **declared(400, 404, 409, 412, 413)},
     )
     def update_record(
         caller: Annotated[Caller, writer], record_id: Key, payload: Annotated[Update, Body()], if_match: IfMatch = None
@@ -182,7 +204,12 @@ def _add_writes(collection: Collection) -> None:
             resource.check_preconditions(resource.existing(record_id, lock=True), if_match)
             return _update(collection, record_id, fields)
 
-    @router.delete("/{record_id}", operation_id=f"delete_{singular}", responses=declared(400, 404, 409, 412, 422))
+    @router.delete(
+        "/{record_id}",
+        operation_id=f"delete_{singular}",
+        response_model=Deletion,
+        responses=declared(400, 404, 409, 412),
+    )
     def delete_record(caller: Annotated[Caller, writer], record_id: Key, if_match: IfMatch = None) -> dict[str, str]:
         """Delete a record, or mark it deleted where the model has `deleted_at`."""
         with caller.acting(), resource.storage.transaction():
@@ -190,7 +217,12 @@ def _add_writes(collection: Collection) -> None:
             accessor.delete(record_id)
         return {"status": "deleted"}
 
-    @router.post("/{record_id}/restore", operation_id=f"restore_{singular}", responses=declared(400, 404, 409, 422))
+    @router.post(
+        "/{record_id}/restore",
+        operation_id=f"restore_{singular}",
+        response_model=Restoration,
+        responses=declared(400, 404, 409),
+    )
     def restore_record(caller: Annotated[Caller, writer], record_id: Key) -> dict[str, str | bool]:
         """Make a soft-deleted record live again."""
         if not accessor.has_soft_delete:

@@ -31,17 +31,19 @@ def guarded_route(max_bytes: Callable[[], int], *, attempts: int = 1) -> type[AP
 
     class GuardedRoute(APIRoute):
         def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+            # FastAPI's would be the function's name, which is the same for all models.
+            named = options.get("operation_id")
+            options["summary"] = options.get("summary") or (named and named.replace("_", " ").capitalize())
             super().__init__(path, endpoint, **options)
+            self._answers = set(self.methods or ())
             if self.include_in_schema:
-                methods_of.setdefault(path, set()).update(self.methods)
-                if "GET" in self.methods:
-                    methods_of[path].add("HEAD")
+                methods_of.setdefault(path, set()).update(self._answers, {"HEAD"} if "GET" in self._answers else ())
 
         async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
             # Not a method of the route, or FastAPI would describe the operation twice. Servers send no body to HEAD.
             if scope["method"] == "HEAD":
                 scope = {**scope, "method": "GET"}
-            if scope["method"] in self.methods:
+            if scope["method"] in self._answers:
                 await super().handle(scope, receive, send)
                 return
             # Starlette would tell the methods of the first route with this path only.

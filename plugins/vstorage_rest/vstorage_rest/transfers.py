@@ -8,17 +8,18 @@ from pathlib import PurePath
 from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.types import Receive, Scope, Send
 
 from vstorage_core import Exporter, Importer, Storage
-from vstorage_rest.access import Caller
+from vstorage_rest.access import TOKEN_IS_OPTIONAL, Caller
 from vstorage_rest.failures import declared
 
 CHUNK_BYTES = 256 * 1024
+_FILE = {"type": "string", "format": "binary"}
 
 
 class SpooledResponse(StreamingResponse):
@@ -64,9 +65,10 @@ def add_exporter(router: APIRouter, storage: Storage, exporter: Exporter, caller
         summary=exporter.summary or f"Export {exporter.name}",
         response_class=Response,
         responses={
-            200: {"content": {exporter.media_type: {}}, "description": exporter.filename},
-            **declared(422),
+            200: {"content": {exporter.media_type: {"schema": _FILE}}, "description": exporter.filename},
+            **declared(),
         },
+        openapi_extra=TOKEN_IS_OPTIONAL,
     )
 
 
@@ -99,14 +101,15 @@ def add_importer(router: APIRouter, storage: Storage, importer: Importer, caller
             report = await run_in_threadpool(run)
         return Response(report.model_dump_json(), media_type="application/json")
 
-    upload = {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}, "required": ["file"]}
+    upload = {"type": "object", "properties": {"file": _FILE}, "required": ["file"]}
     router.add_api_route(
         f"/{importer.path}",
         import_,
         methods=["POST"],
         operation_id=f"import_{importer.name}",
         summary=importer.summary or f"Import {importer.name}",
-        response_class=JSONResponse,
-        responses=declared(400, 409, 413, 422),
-        openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": upload}}}},
+        response_model=importer.report,
+        responses=declared(400, 409, 413),
+        openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": upload}}}}
+        | TOKEN_IS_OPTIONAL,
     )
