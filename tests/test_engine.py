@@ -427,10 +427,10 @@ def test_a_transaction_that_lost_a_deadlock_commits_nothing_of_it(make_database,
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
+    """A file system of three megabytes."""
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True, check=False
     )
     if mounted.returncode != 0:
         pytest.skip("this user may not mount a small file system")
@@ -451,7 +451,7 @@ def test_a_full_disk_refuses_the_write_and_leaves_the_database_whole(tmp_path):
         storage.create_tables()
         samples = accessor_of(storage, Sample)
         filler = disk / "filler"
-        filler.write_bytes(bytes(200_000))
+        filler.write_bytes(bytes(1_500_000))
         acknowledged = 0
         with pytest.raises(StorageUnavailable, match="the disk is full") as caught:
             for _ in range(100):
@@ -463,8 +463,10 @@ def test_a_full_disk_refuses_the_write_and_leaves_the_database_whole(tmp_path):
             with pytest.raises(StorageUnavailable), storage.transaction():
                 samples.insert_many([Sample(raw=os.urandom(300_000)) for _ in range(several)])
         assert samples.count() == len(trail(storage)) == acknowledged
+        assert "the disk is full" in storage.health().checks["database"]["error"]
 
         filler.unlink()
+        assert storage.health().ok
         samples.insert(Sample(raw=b"again"))
         assert samples.count() == acknowledged + 1
         with storage.snapshot() as connection:
@@ -478,8 +480,10 @@ def test_a_disk_that_became_read_only_refuses_writes(tmp_path):
             storage.create_tables()
             accessor_of(storage).insert(Counter())
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        with Storage(f"sqlite:///{disk}/machine.db", entry_points=[]) as storage, pytest.raises(StorageUnavailable):
-            accessor_of(storage).insert(Counter())
+        with Storage(f"sqlite:///{disk}/machine.db", entry_points=[]) as storage:
+            with pytest.raises(StorageUnavailable):
+                accessor_of(storage).insert(Counter())
+            assert storage.health().checks["database"]["error"] == "the database's file or folder cannot be written"
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
         with Storage(f"sqlite:///{disk}/machine.db", entry_points=[]) as storage:
             assert accessor_of(storage).insert(Counter()).id == 2

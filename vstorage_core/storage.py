@@ -595,7 +595,7 @@ class Storage:
 def _check_database(storage: Storage) -> Mapping[str, Any]:
     with storage.snapshot() as connection:
         connection.execute(select(1))
-    return {}
+    return storage._backend.check_files()
 
 
 @contextmanager

@@ -102,6 +102,14 @@ class Backend:
     def advance_keys(self, connection: Connection, table: Table) -> None:
         """Let generated keys go on after the highest one in the table; most databases do so by themselves."""
 
+    def check_files(self) -> dict[str, int]:
+        """Sizes in bytes of what the database lies in; servers look after their files themselves.
+
+        Raises:
+            StorageUnavailable: It cannot be written.
+        """
+        return {}
+
     def close(self) -> None:
         """Close all connections that are not in use."""
         self.write_engine.dispose()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -26,6 +27,9 @@ from vstorage_core.errors import ConfigurationError, InvalidInput, StorageUnavai
 logger = logging.getLogger("vstorage")
 
 _CHECKPOINT_TIMEOUT_MILLISECONDS = 500
+# A disk with less room than this takes one more write or none.
+_FULL_DISK_BYTES = 1024 * 1024
+_CANNOT_BE_WRITTEN = "the database's file or folder cannot be written"
 # Python's default context rounds to 28 digits.
 _EXACT = Context(prec=1000)
 _NETWORK_FILE_SYSTEMS = (
@@ -46,6 +50,7 @@ class SqliteBackend(Backend):
     """An SQLite file, or SQLite in memory with one connection for all."""
 
     writes_rows = True
+    _path: Path | None = None
     _log_path: Path | None = None
 
     def __init__(self, url: URL, settings: EngineSettings) -> None:
@@ -59,7 +64,7 @@ class SqliteBackend(Backend):
             url = url.set(database=str(path))
             _warn_about_library()
             _warn_about_file_system(path)
-            self._log_path = Path(f"{path}-wal")
+            self._path, self._log_path = path, Path(f"{path}-wal")
             if not _is_writable(path) and not (self._log_path.exists() and self._log_path.stat().st_size):
                 # Even a reader of a write-ahead log must write beside it, unless nobody else does.
                 self.is_read_only = True
@@ -120,7 +125,7 @@ class SqliteBackend(Backend):
 
     def acquire_write(self, timeout_seconds: float | None = None) -> None:
         if self.is_read_only:
-            raise StorageUnavailable("the database's file or folder cannot be written")
+            raise StorageUnavailable(_CANNOT_BE_WRITTEN)
         self.gate.acquire(self.settings.timeout_seconds if timeout_seconds is None else timeout_seconds)
 
     def release_write(self) -> None:
@@ -212,10 +217,33 @@ class SqliteBackend(Backend):
             if self.single_connection:
                 self.release_write()
 
+    def check_files(self) -> dict[str, int]:
+        if self._path is None or self._log_path is None:
+            return {}
+        free_bytes = shutil.disk_usage(self._path.parent).free
+        # A disk that reports errors is often mounted read-only by the system, under the feet of who uses it.
+        if self.is_read_only or not _is_writable(self._path):
+            raise StorageUnavailable(_CANNOT_BE_WRITTEN)
+        if free_bytes < _FULL_DISK_BYTES:
+            raise StorageUnavailable(f"the disk is full: {free_bytes:,} bytes are free; make room")
+        return {
+            "database_bytes": _size_of(self._path),
+            "wal_bytes": _size_of(self._log_path),
+            "free_disk_bytes": free_bytes,
+        }
+
     def begin_snapshot(self, connection: Connection) -> Connection:
         # BEGIN alone takes no snapshot; the first read does.
         connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar()
         return connection
+
+
+def _size_of(path: Path) -> int:
+    """Of a file that comes and goes."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _is_writable(path: Path) -> bool:

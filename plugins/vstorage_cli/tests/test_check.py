@@ -1,5 +1,6 @@
 """`vstorage check`."""
 
+import re
 import sqlite3
 
 import pytest
@@ -24,11 +25,13 @@ def execute(folder):
 
 def test_a_database_that_is_well_exits_with_0(run, folder):
     done = run("check", *MODELS)
+    database = re.sub(r"\d+", "0", done.stdout.splitlines()[1])
+    assert database == "database: ok (database_bytes: 0, wal_bytes: 0, free_disk_bytes: 0)"
     assert (done.returncode, done.stdout.splitlines()) == (
         0,
         [
             f"sqlite:///{folder}/machine.db",
-            "database: ok",
+            done.stdout.splitlines()[1],
             "printer: ok (pages_left: 12)",
             "file: ok",
             "foreign keys: ok",

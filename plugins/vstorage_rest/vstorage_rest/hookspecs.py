@@ -26,8 +26,8 @@ def vstorage_authorize(storage: Storage, actor: str | None, action: str, compone
     """Say whether `actor` may: True allows, False denies, None has no opinion. One False is enough to deny.
 
     Actions are `records.read` and `records.write` with the component, `db.audit`, `db.plugins` and `db.metrics` with
-    the component `db`. For exporters and importers the component is their name, and the action `db.export` or `db.import`
-    or what they call it: `db.backup` and `db.restore`. `actor` is None where nobody is known; where a plugin
-    authenticates, also for those who only bring an `X-User` label; and `admin` for bearers of the admin token. What no
-    plugin denies or allows is as the settings say. Raising refuses the request.
+    the component `db`. For exporters and importers the component is their name, and the action `db.export`,
+    `db.import` or what they call it: `db.backup`, `db.restore`. `actor` is None where nobody is known; where a plugin
+    authenticates, also for those who only bring an `X-User` label; and `admin` for bearers of the admin token. What
+    no plugin denies or allows is as the settings say. Raising refuses the request.
     """

@@ -54,6 +54,12 @@ class StorageMetrics:
         for name, report in health.checks.items():
             healthy.add_metric([name], float(report["ok"]))
         yield healthy
+        details = GaugeMetricFamily("vstorage_check", "Numbers that health checks tell", labels=["check", "detail"])
+        for name, report in health.checks.items():
+            for detail, value in report.items():
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    details.add_metric([name, detail], value)
+        yield details
         records = GaugeMetricFamily("vstorage_records", "Records that are not deleted", labels=["component"])
         # A sick database is told by its check; what it holds nobody knows then.
         if health.checks["database"]["ok"]:
