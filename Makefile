@@ -6,7 +6,7 @@ PLUGINS := $(wildcard plugins/*)
 LOCAL := -e . $(PLUGINS:%=-e ./%) -e ./examples/vstorage_hello
 PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml) examples/vstorage_hello/pyproject.toml constraints.txt
 
-.PHONY: demo test soak bench lint docs reference wheels local constraints clean
+.PHONY: demo test soak fuzz bench lint docs reference wheels local constraints clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python examples/machine.py
@@ -16,6 +16,11 @@ test: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -s -m soak
+
+# Always the same requests, in a minute; FUZZ='--max-examples 500' sends others each time, for an hour.
+FUZZ ?= --max-examples 10 --generation-deterministic
+fuzz: $(VENV)/.fuzz
+	.ci/fuzz $(BIN) $(FUZZ)
 
 # BENCH=--short takes minutes.
 bench: $(VENV)/.dev
@@ -54,10 +59,14 @@ $(VENV)/.dev: $(VENV)/.runtime
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(LOCAL) --group dev
 	touch $@
 
+$(VENV)/.fuzz: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group fuzz
+	touch $@
+
 # Names and versions only, for every Python and platform; needs uv.
 constraints:
 	uv pip compile --universal --python-version 3.10 --no-header --no-annotate --no-emit-package vstorage-core --no-emit-package vstorage-hello \
-	  $(PLUGINS:plugins/vstorage_%=--no-emit-package vstorage-%) --group dev --output-file constraints.txt --upgrade pyproject.toml
+	  $(PLUGINS:plugins/vstorage_%=--no-emit-package vstorage-%) --group dev --group fuzz --output-file constraints.txt --upgrade pyproject.toml
 
 clean:
 	rm -rf $(VENV) dist build demo site .mypy_cache .ruff_cache .pytest_cache

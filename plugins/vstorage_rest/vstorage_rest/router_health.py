@@ -70,7 +70,10 @@ def add_health(router: APIRouter, storage: Storage, metrics_caller: Any) -> None
             "/metrics",
             operation_id="get_metrics",
             response_class=Response,
-            responses={200: {"content": {"text/plain": {}}, "description": "Prometheus text"}, **declared()},
+            responses={
+                200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus text"},
+                **declared(),
+            },
             openapi_extra=TOKEN_IS_OPTIONAL,
         )
         def metrics(caller: Annotated[Caller, metrics_caller]) -> Response:

@@ -58,6 +58,7 @@ def add_exporter(router: APIRouter, storage: Storage, exporter: Exporter, caller
             raise
         return SpooledResponse(spool, size, _disposition(exporter), exporter.media_type)
 
+    schema = {"type": "string"} if exporter.media_type.startswith("text/") else _FILE
     router.add_api_route(
         f"/{exporter.filename}",
         export,
@@ -65,7 +66,7 @@ def add_exporter(router: APIRouter, storage: Storage, exporter: Exporter, caller
         summary=exporter.summary or f"Export {exporter.name}",
         response_class=Response,
         responses={
-            200: {"content": {exporter.media_type: {"schema": _FILE}}, "description": exporter.filename},
+            200: {"content": {exporter.media_type: {"schema": schema}}, "description": exporter.filename},
             **declared(),
         },
         openapi_extra=TOKEN_IS_OPTIONAL,
