@@ -1,6 +1,6 @@
 """Backups of the whole database to one SQLite file, and restoring them while the machine runs."""
 
-from vstorage_backup.report import Finding, RestoreReport, SchemaDifference, TableReport
+from vstorage_backup.report import Finding, RestoredTable, RestoreReport, SchemaDifference
 from vstorage_backup.schedule import Manifest, last_backup, take_backup
 from vstorage_backup.settings import BackupSettings
 
@@ -11,8 +11,8 @@ __all__ = [
     "Finding",
     "Manifest",
     "RestoreReport",
+    "RestoredTable",
     "SchemaDifference",
-    "TableReport",
     "last_backup",
     "take_backup",
 ]

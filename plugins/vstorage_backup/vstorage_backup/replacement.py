@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from vstorage_backup.columns import FileColumn, converted, file_columns
 from vstorage_backup.export import quoted
 from vstorage_backup.inspection import inspect_upload
-from vstorage_backup.report import RestoreOptions, TableReport
+from vstorage_backup.report import RestoredTable, RestoreOptions
 from vstorage_backup.safety import SafetyCopy
 from vstorage_backup.settings import backup_settings, places_of
 from vstorage_backup.trail import Ranges, missing_rows
@@ -61,7 +61,7 @@ class Replacement:
         if not self.inspection.invalid:
             with storage.snapshot() as live:
                 self.audit_ranges = missing_rows(live, upload, self.audit_columns)
-        self._reports: dict[str, TableReport] = {}
+        self._reports: dict[str, RestoredTable] = {}
         self._changes_since: int | None = None
 
     def survey(self, live: Connection) -> None:
@@ -70,7 +70,7 @@ class Replacement:
             before = live.execute(select(func.count()).select_from(table)).scalar_one()
             after = self.upload.count(table.name)
             lost = _rows_lost(live, self.upload, table) if before and after and len(table.primary_key) else before
-            self._reports[table.name] = TableReport(rows_before=before, rows_after=after, rows_lost=lost)
+            self._reports[table.name] = RestoredTable(rows_before=before, rows_after=after, rows_lost=lost)
         if self.upload.taken_at is not None:
             younger = select(func.count()).where(AUDIT_TABLE.c.timestamp > self.upload.taken_at)
             self._changes_since = live.execute(younger).scalar_one()

@@ -51,7 +51,7 @@ class Finding(BaseModel):
     problem: str
 
 
-class TableReport(BaseModel):
+class RestoredTable(BaseModel):
     """What happens to one table.
 
     Attributes:
@@ -97,7 +97,7 @@ class RestoreReport(BaseModel):
     schema_differences: list[SchemaDifference]
     foreign_key_violations: list[Finding]
     invalid_values: list[Finding]
-    tables: dict[str, TableReport]
+    tables: dict[str, RestoredTable]
     tables_left_alone: list[str]
     audit_rows_added: int
     safety_copy: str | None = None
