@@ -611,7 +611,7 @@ def test_a_broken_rule_of_the_table_is_told(slots):
     with pytest.raises(ConstraintViolation) as caught:
         slots.insert(Slot(shelf=1, place=0))
     assert caught.value.kind == "check"
-    assert str(caught.value) == "a rule of the table refuses the values"
+    assert str(caught.value) == "the table's rule places_start_at_one refuses the values"
 
 
 def test_no_refusal_shows_sql_or_values(storage, slots):

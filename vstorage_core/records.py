@@ -250,7 +250,7 @@ def _storage_rule(column: Column[Any]) -> Callable[[Any], None] | None:
 
 def _require_time_zone(value: Any) -> None:
     if isinstance(value, datetime) and value.tzinfo is None:
-        raise ValueError("the time needs a time zone; use e.g. datetime.now(timezone.utc)")
+        raise ValueError("the time needs a time zone, e.g. 2026-11-24T08:30:00Z or datetime.now(timezone.utc)")
 
 
 def _require_finite(value: Any) -> None:

@@ -86,7 +86,8 @@ def _translate_sqlite(error: sqlite3.Error) -> StorageError | None:
     if constraint:
         kind = _SQLITE_CONSTRAINTS[constraint[1]]
         fields = [] if kind == "check" else [name.split(".")[-1] for name in (constraint[2] or "").split(", ") if name]
-        return _violation(kind, fields, error)
+        # Of a rule without a name SQLite tells the SQL.
+        return _violation(kind, fields, error, rule=constraint[2] if re.fullmatch(r"\w+", constraint[2] or "") else "")
     if "is locked" in message or "database is busy" in message:
         return StorageBusy("another process holds the database; try again")
     if message.startswith("no such table"):
@@ -111,7 +112,7 @@ def _translate_postgresql(error: BaseException, sqlstate: str) -> StorageError |
     if sqlstate == "23502":
         return _violation("not_null", [getattr(diagnostics, "column_name", None) or "?"], error)
     if sqlstate == "23514":
-        return _violation("check", [], error)
+        return _violation("check", [], error, rule=getattr(diagnostics, "constraint_name", None) or "")
     if sqlstate == "42P01":
         return ConfigurationError("a table does not exist; create it with bootstrap() or storage.create_tables()")
     if sqlstate in ("40001", "40P01"):
@@ -144,7 +145,8 @@ def _translate_mysql(error: BaseException, number: int, message: str, table: Tab
         named = re.search(r"for key '([^']*)'|(?:Column|Field) '([^']*)'|FOREIGN KEY \(`([^`]*)`\)", message)
         names = [name.split(".")[-1] for name in named.groups() if name] if named else []
         fields = _columns_of_key(names[0], table) if kind == "unique" and names else names
-        return _violation(kind, fields, error)
+        rule = re.search(r"CONSTRAINT [`'](\w+)[`']", message, re.IGNORECASE)
+        return _violation(kind, fields, error, rule=rule[1] if rule else "")
     if number == 1213:
         return TransactionConflict("other transactions stood in the way; try again")
     if number == 1205:
@@ -171,12 +173,12 @@ def _columns_of_key(name: str, table: Table | None) -> list[str]:
     return [name] if name in table.columns else []
 
 
-def _violation(kind: ConstraintKind, fields: list[str], error: BaseException) -> ConstraintViolation:
+def _violation(kind: ConstraintKind, fields: list[str], error: BaseException, *, rule: str = "") -> ConstraintViolation:
     named = ", ".join(fields)
     message = {
         "unique": f"{named or 'a value'} is taken by another record",
         "foreign_key": f"{named or 'a reference'} points to a record that does not exist, or a record is still in use",
         "not_null": f"{named or 'a value'} is required",
-        "check": "a rule of the table refuses the values",
+        "check": f"the table's rule {rule} refuses the values" if rule else "a rule of the table refuses the values",
     }[kind]
     return ConstraintViolation(kind, fields, message, error)

@@ -580,7 +580,7 @@ def test_what_names_no_batch_is_refused(sqlite_storage, text):
 def test_an_unknown_batch_is_refused(sqlite_storage):
     with acting_as("ana", batch="mine"):
         accessor(sqlite_storage, Counter).insert(Counter())
-    with pytest.raises(ImportRefused, match="the audit trail has no batch 'other'"):
+    with pytest.raises(ImportRefused, match="the audit trail has no such import"):
         sqlite_storage.import_("csv-undo", io.BytesIO(b"other"))
 
 

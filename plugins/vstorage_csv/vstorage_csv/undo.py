@@ -109,7 +109,7 @@ class _Undo:
                 continue
             self._undo(accessor, self._unchanged(accessor, rows))
         if not done:
-            raise ImportRefused(f"the audit trail has no batch {self._report.undone!r}")
+            raise ImportRefused("the audit trail has no such import; give the report of one that was made here")
         if self._conflicts:
             first = self._conflicts[0]
             raise ImportRefused(

@@ -5,6 +5,8 @@ import logging
 import sqlite3
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from models import Counter, Sample, User
 from sqlalchemy import CheckConstraint
 from sqlmodel import Field, SQLModel
@@ -12,14 +14,21 @@ from sqlmodel import Field, SQLModel
 from vstorage_core import (
     ConfigurationError,
     ConstraintViolation,
+    ImportInProgress,
     ImportRefused,
     InvalidInput,
     InvalidRecord,
+    ModelAccessor,
+    PluginConflictError,
+    PluginError,
     RecordDeleted,
     RecordLimitReached,
     StorageBusy,
+    StorageError,
     StorageUnavailable,
+    TransactionConflict,
     TransactionError,
+    bootstrap,
 )
 
 
@@ -180,10 +189,11 @@ def test_a_full_component_is_409_and_soft_deleted_records_do_not_count(open_mach
 
 def test_a_write_without_a_usable_actor_is_400(machine, client):
     del client.headers["X-User"]
+    missing = "Missing X-User header: name who acts, e.g. 'X-User: ana'"
     not_one = "X-User: the actor must be 1 to 255 printable characters"
     for headers, words in (
-        ([], "Missing X-User header"),
-        ([("X-User", "")], "Missing X-User header"),
+        ([], missing),
+        ([("X-User", "")], missing),
         ([("X-User", " ")], not_one),
         ([("X-User", "x" * 256)], not_one),
         ([("X-User", "a\tb")], not_one),
@@ -212,7 +222,9 @@ STATUSES = {
     PermissionError("only for supervisors"): (403, "only for supervisors"),
     RecordDeleted("users 1 is deleted"): (404, "users 1 is deleted"),
     RecordLimitReached("full"): (409, "full"),
+    ImportInProgress("a restore is running"): (409, "a restore is running"),
     StorageBusy("busy"): (503, "busy"),
+    TransactionConflict("others stood in the way"): (503, "others stood in the way"),
     StorageUnavailable("the disk is full"): (503, "the disk is full"),
     OSError(errno.ENOSPC, "No space left on device", "/var/lib/secret"): (503, "The disk is full"),
     ImportRefused("bad file"): (422, "bad file"),
@@ -236,6 +248,9 @@ STATUSES = {
     ConstraintViolation("check", [], "a rule"): (422, [{"type": "check", "loc": ["body"], "msg": "a rule"}]),
 }
 FAULTS = [
+    StorageError("secret"),
+    PluginError("secret"),
+    PluginConflictError("secret"),
     KeyError("SELECT secret"),
     ConfigurationError("no such table: secret"),
     TransactionError("secret"),
@@ -245,6 +260,16 @@ FAULTS = [
     sqlite3.OperationalError("near SELECT: secret"),
     RuntimeError("secret"),
 ]
+
+
+def test_every_exception_of_ours_stands_in_these_tables():
+    """A new one needs a decision: a refusal with a status, or a fault."""
+
+    def kinds_of(kind):
+        return {kind}.union(*map(kinds_of, kind.__subclasses__()))
+
+    decided = {type(error) for error in (*STATUSES, *FAULTS)}
+    assert {kind for kind in kinds_of(StorageError) if kind.__module__ == "vstorage_core.errors"} <= decided
 
 
 @pytest.fixture
@@ -339,6 +364,45 @@ def test_no_refusal_shows_sql_paths_or_what_was_sent(open_machine, database_url)
             "Traceback",
         ):
             assert word.lower() not in answer.text.lower(), answer.text
+
+
+def attempts(paths, marker):
+    """A request for every parameter, body and file that an OpenAPI document knows: method, path, the rest."""
+    upload = {"files": {"file": (f"{marker}.zip", f"{marker},\n'{marker}'".encode())}}
+    for template, operations in paths.items():
+        path = template.replace("{record_id}", "1")
+        for method, operation in operations.items():
+            body = operation.get("requestBody", {}).get("content", {})
+            rest = upload if "multipart/form-data" in body else {}
+            for parameter in operation.get("parameters", ()):
+                where, name = parameter["in"], parameter["name"]
+                if where == "path":
+                    yield method, template.replace("{record_id}", marker), rest
+                elif where == "query":
+                    yield method, path, {"params": {name: marker}, **rest}
+                elif name not in ("X-User", "X-Reason"):
+                    yield method, path, {"headers": {name: marker}, **rest}
+            if body:
+                for sent in (marker, {"unknown": marker}, [{"name": marker}], [marker]):
+                    yield method, path, {"json": sent}
+                yield method, path, upload
+
+
+def test_nothing_that_is_sent_anywhere_comes_back_in_a_refusal(open_storage, make_database, tmp_path):
+    storage, marker, app = open_storage(make_database("sqlite"), entry_points=None), "SeCrEt-17", FastAPI()
+    bootstrap(app, accessors=[ModelAccessor(User, "users", storage=storage)], storage=storage)
+    client = TestClient(app, base_url="http://localhost", client=("127.0.0.1", 1), headers={"X-User": "ana"})
+    refused = 0
+    for method, path, rest in attempts(client.get("/openapi.json").json()["paths"], marker):
+        answer = client.request(method, path, **rest)
+        if answer.status_code >= 400:
+            refused += 1
+            assert answer.status_code in (400, 404, 409, 412, 422), (method, path, rest, answer.text)
+            told = answer.text.lower()
+            assert marker.lower() not in told or "there is no table" in told, (method, path, rest, answer.text)
+            for word in ("select ", "insert into", "psycopg", "pymysql", ".py", "traceback", tmp_path.name):
+                assert word not in told, (method, path, rest, answer.text)
+    assert refused > 100
 
 
 def test_a_component_that_would_hide_the_servers_own_routes_is_refused_at_start(open_machine, make_database):

@@ -75,7 +75,7 @@ def caller_for(
         _authorize(storage, settings, request, caller, action, component)
         actor = caller.actor
         if writes and actor is None:
-            raise HTTPException(400, "Missing X-User header")
+            raise HTTPException(400, "Missing X-User header: name who acts, e.g. 'X-User: ana'")
         return Caller(
             actor=actor,
             source=caller.source,

@@ -168,6 +168,14 @@ def refusal(
     return None
 
 
+# pydantic speaks to programmers; the others of its sentences are clear.
+_CLEARER = {
+    "extra_forbidden": "There is nothing of this name here; the API's document (openapi.json) tells what there is",
+    "model_attributes_type": "Input should be a JSON object, with 'Content-Type: application/json'",
+}
+
+
 def _without_input(problem: Mapping[str, Any]) -> dict[str, Any]:
     # The input may be a secret, and NaN or half a character in it would turn the answer into a 500.
-    return {"type": problem["type"], "loc": list(problem["loc"]), "msg": problem["msg"]}
+    message = _CLEARER.get(problem["type"], problem["msg"]).removeprefix("Value error, ")
+    return {"type": problem["type"], "loc": list(problem["loc"]), "msg": message}
