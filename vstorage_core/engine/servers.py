@@ -25,7 +25,7 @@ class PostgresqlBackend(Backend):
                 "options": f"-c lock_timeout={milliseconds}",
             },
         )
-        engine.dialect.type_compiler_instance = _PostgresqlTypes(engine.dialect)
+        engine.dialect.type_compiler = engine.dialect.type_compiler_instance = _PostgresqlTypes(engine.dialect)
         engine.dialect.colspecs = {**engine.dialect.colspecs, Integer: _PostgresqlInteger, SmallInteger: SmallInteger}
         return engine
 
@@ -65,7 +65,7 @@ class MysqlBackend(Backend):
             isolation_level="READ COMMITTED",
             connect_args={"connect_timeout": timeout, "charset": "utf8mb4"},
         )
-        engine.dialect.type_compiler_instance = _MysqlTypes(engine.dialect)
+        engine.dialect.type_compiler = engine.dialect.type_compiler_instance = _MysqlTypes(engine.dialect)
 
         @event.listens_for(engine, "connect")
         def configure(connection: Any, _record: object) -> None:
