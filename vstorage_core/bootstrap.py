@@ -18,6 +18,7 @@ def bootstrap(
     accessors: Iterable[ModelAccessor[Any]],
     database_url: str | None = None,
     create_tables: bool = True,
+    auto_migrate: bool = False,
     max_records_per_model: int | None = 5,
     enable_db_router: bool = True,
     storage: Storage | None = None,
@@ -30,6 +31,7 @@ def bootstrap(
         accessors: What the application stores.
         database_url: Becomes the default storage's; default: `VSTORAGE_DATABASE_URL` or `sqlite:///./storage.db`.
         create_tables: Create tables that do not exist; existing ones are never altered.
+        auto_migrate: Let a plugin add to existing tables what the models have and they have not, or refuse.
         max_records_per_model: How many records the web API may create per component; None: no limit.
         enable_db_router: Whether the web API has the routes below `/db`.
         storage: Use this one, and leave the default storage alone.
@@ -57,11 +59,24 @@ def bootstrap(
         bound[accessor.component] = accessor.bound_to(storage)
         storage.register(bound[accessor.component])
     storage.start()
+    if auto_migrate:
+        _migrate(storage)
     if create_tables:
         storage.create_tables()
     if app is not None:
         _mount(app, storage, list(bound.values()), max_records_per_model, enable_db_router)
     return storage
+
+
+def _migrate(storage: Storage) -> None:
+    migrations = storage.plugin_registry.separately("vstorage_migrate")
+    if not migrations:
+        raise ConfigurationError(
+            "auto_migrate needs a plugin that changes tables: pip install 'vstorage-core[migrate]',"
+            " or call bootstrap without it"
+        )
+    for _, migrate in migrations:
+        migrate(storage=storage)
 
 
 def _mount(

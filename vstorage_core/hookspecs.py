@@ -41,6 +41,14 @@ def vstorage_shutdown(storage: Storage) -> None:
 
 
 @hookspec
+def vstorage_migrate(storage: Storage) -> None:
+    """Bring the existing tables up to the models, all or nothing. Raising stops the start.
+
+    Runs when `bootstrap` was told `auto_migrate=True`, after `vstorage_startup` and before tables are created.
+    """
+
+
+@hookspec
 def vstorage_register_exporters(storage: Storage) -> Iterable[Exporter]:
     """Return the exporters you provide. Called once, when they are first asked for; raising reaches whoever asked."""
     raise NotImplementedError

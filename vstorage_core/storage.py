@@ -213,11 +213,7 @@ class Storage:
 
     def create_tables(self) -> None:
         """Create the tables that do not exist; never alters one that does."""
-        for metadata in self._metadata():
-            for table in metadata.tables.values():
-                # Without it SQLite gives the key of a deleted last row to the next one: two things, one history.
-                if table.autoincrement_column is not None and len(table.primary_key) == 1:
-                    table.dialect_options["sqlite"]["autoincrement"] = True
+        for metadata in self.metadata():
             metadata.create_all(self.engine)
 
     def tables(self) -> list[Table]:
@@ -225,16 +221,23 @@ class Storage:
         with self.reading_connection() as connection:
             existing = set(inspect(connection).get_table_names())
         ordered: list[Table | None] = []
-        for metadata in self._metadata():
+        for metadata in self.metadata():
             tables = sorted(metadata.tables.values(), key=lambda table: table.key)
             # Unlike `sorted_tables` this does not warn where tables refer to each other in a circle.
             pairs = sort_tables_and_constraints(tables)  # type: ignore[no-untyped-call]
             ordered += [table for table, _ in pairs]
         return [table for table in ordered if table is not None and table.name in existing]
 
-    def _metadata(self) -> list[MetaData]:
+    def metadata(self) -> list[MetaData]:
+        """The models' tables as SQLAlchemy and Alembic know them; mostly `SQLModel.metadata` alone."""
         models: list[type[SQLModel]] = [SQLModel, *self._accessors]
-        return list({id(model.metadata): model.metadata for model in models}.values())
+        found = list({id(model.metadata): model.metadata for model in models}.values())
+        for metadata in found:
+            for table in metadata.tables.values():
+                # Without it SQLite gives the key of a deleted last row to the next one: two things, one history.
+                if table.autoincrement_column is not None and len(table.primary_key) == 1:
+                    table.dialect_options["sqlite"]["autoincrement"] = True
+        return found
 
     def component_of(self, model: type[SQLModel]) -> str | None:
         """The component under which changes of the model are audited, or None when they are not.
