@@ -11,7 +11,7 @@ import importlib_metadata
 import pytest
 from fastapi import FastAPI
 from models import User
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vstorage_core import (
     ConfigurationError,
@@ -21,6 +21,7 @@ from vstorage_core import (
     bootstrap,
     hookimpl,
     hookspecs,
+    with_defaults,
 )
 
 # Found and listed
@@ -322,3 +323,31 @@ def test_a_setting_in_the_environment_is_checked_like_any_other(make_database, m
     monkeypatch.setenv("VSTORAGE_ENGINE__DURABILITY", "maybe")
     with pytest.raises(ConfigurationError, match="configuration 'engine': durability: Input should be 'full'"):
         Storage(make_database("sqlite"), entry_points=[])
+
+
+class LabelOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    text: str
+    copies: int = Field(default=1, ge=1, le=9, description="How many")
+    printers: list[str] = Field(default_factory=list)
+
+
+def test_settings_become_the_defaults_of_options_and_all_else_about_them_stays():
+    class Defaults(BaseModel):
+        copies: int = 3
+        printers: list[str] = ["back"]
+        unrelated: int = 1
+
+    options = with_defaults(LabelOptions, Defaults())
+    assert options(text="A-17") == options(text="A-17", copies=3, printers=["back"])
+    assert issubclass(options, LabelOptions)
+    assert list(options.model_fields) == ["text", "copies", "printers"]
+    assert options.model_json_schema()["properties"]["copies"] == {
+        **LabelOptions.model_json_schema()["properties"]["copies"],
+        "default": 3,
+    }
+    for wrong in ({"text": "A-17", "copies": 10}, {"text": "A-17", "unrelated": 1}, {}):
+        with pytest.raises(ValidationError):
+            options.model_validate(wrong)
+    assert LabelOptions(text="A-17").copies == 1

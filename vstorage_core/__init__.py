@@ -20,6 +20,7 @@ from vstorage_core.contributions import (
     PluginInfo,
     Progress,
     report_progress,
+    with_defaults,
 )
 from vstorage_core.errors import (
     ConfigurationError,
@@ -77,4 +78,5 @@ __all__ = [
     "hookspec",
     "report_progress",
     "use_default_storage",
+    "with_defaults",
 ]

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 if TYPE_CHECKING:
     from vstorage_core.storage import Storage
@@ -19,10 +19,28 @@ if TYPE_CHECKING:
 Operation = Literal["create", "update", "delete", "soft_delete", "restore", "replace"]
 
 
+OptionsT = TypeVar("OptionsT", bound=BaseModel)
+
+
 class NoOptions(BaseModel):
     """The options of an exporter or importer that has none."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+def with_defaults(options: type[OptionsT], defaults: BaseModel) -> type[OptionsT]:
+    """The same options with the values of `defaults` as defaults, where both have a field of the same name.
+
+    With a plugin's settings as `defaults`, each machine has its own: Python, help texts and OpenAPI show them.
+    """
+    fields: dict[str, Any] = {}
+    for name, field in options.model_fields.items():
+        if name in type(defaults).model_fields:
+            value = getattr(defaults, name)
+            # pydantic takes no value beside a factory.
+            given = value if field.default_factory is None else Field(default_factory=lambda value=value: value)
+            fields[name] = (Annotated[field.annotation, field], given)
+    return create_model(options.__name__, __base__=options, __doc__=options.__doc__, **fields)
 
 
 @dataclass(frozen=True, kw_only=True)

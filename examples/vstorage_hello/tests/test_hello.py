@@ -23,6 +23,13 @@ def test_the_exporter_greets_every_table_with_its_number_of_rows(storage):
     assert "Hi, counter! You have 2 rows." in target.getvalue().decode().splitlines()
 
 
+def test_a_machine_has_its_own_greeting(make_database, open_storage, monkeypatch):
+    monkeypatch.setenv("VSTORAGE_HELLO__GREETING", "Moin")
+    target = io.BytesIO()
+    open_storage(make_database("sqlite"), plugins=[vstorage_hello.plugin]).export("hello", target)
+    assert target.getvalue().startswith(b"Moin, ")
+
+
 def test_a_rude_name_is_refused_and_nothing_is_stored(storage):
     users = ModelAccessor(User, "users", storage=storage)
     with pytest.raises(ValueError, match="that name is rude"):

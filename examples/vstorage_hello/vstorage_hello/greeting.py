@@ -19,6 +19,14 @@ class GreetingOptions(BaseModel):
     greeting: str = Field(default="Hello", min_length=1, description="What to say to each table")
 
 
+class HelloSettings(BaseModel):
+    """The `hello` section of a storage's configuration; `VSTORAGE_HELLO__GREETING=Hi` wins over it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    greeting: str = Field(default="Hello", min_length=1)
+
+
 def write_greeting(storage: Storage, stream: BinaryIO, options: GreetingOptions) -> None:
     """Write one line per table with its number of rows, all counted at one moment."""
     tables = storage.tables()

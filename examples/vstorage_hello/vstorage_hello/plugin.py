@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING
 
 from sqlmodel import SQLModel
 
-from vstorage_core import Exporter, Storage, hookimpl
-from vstorage_hello.greeting import GreetingOptions, refuse_rude_names, write_greeting
+from vstorage_core import Exporter, Storage, hookimpl, with_defaults
+from vstorage_hello.greeting import GreetingOptions, HelloSettings, refuse_rude_names, write_greeting
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
 
 @hookimpl
-def vstorage_register_exporters() -> Iterator[Exporter]:
+def vstorage_register_exporters(storage: Storage) -> Iterator[Exporter]:
     yield Exporter(
         name="hello",
         filename="hello.txt",
         media_type="text/plain",
         write=write_greeting,
-        options=GreetingOptions,
+        options=with_defaults(GreetingOptions, storage.settings("hello", HelloSettings)),
         summary="Greet every table",
     )
 
