@@ -156,22 +156,24 @@ def test_two_plugins_that_provide_the_same(install, make_database, hook, item, c
     )
 
 
-def test_two_plugins_with_the_same_route(install, make_database):
-    for distribution, plugin in (("acme-labels", "labels"), ("zeta-labels", "zeta")):
-        install(
-            distribution,
-            "1.0",
-            plugin,
-            """
-            from fastapi import APIRouter
+LABELS = """
+from fastapi import APIRouter
 
-            @hookimpl
-            def vstorage_register_routers():
-                router = APIRouter()
-                router.get("/labels/{id}")(lambda id: id)
-                yield router
-            """,
-        )
+@hookimpl
+def vstorage_register_routers():
+    labels = APIRouter(prefix="/labels")
+    labels.get("/{id}")(lambda id: id)
+    """
+
+NESTED = """router = APIRouter()
+    router.include_router(labels)
+    """
+
+
+@pytest.mark.parametrize("made", ["return [labels]", f"{NESTED}return [router]"], ids=["flat", "nested"])
+def test_two_plugins_with_the_same_route(install, make_database, made):
+    install("acme-labels", "1.0", "labels", LABELS + made)
+    install("zeta-labels", "1.0", "zeta", LABELS + "return [labels]")
     app = FastAPI()
     routes = len(app.routes)
     with Storage(make_database("sqlite")) as storage, pytest.raises(ConfigurationError) as caught:

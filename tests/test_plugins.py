@@ -23,6 +23,7 @@ from vstorage_core import (
     hookspecs,
     with_defaults,
 )
+from vstorage_core.bootstrap import claimed_routes
 
 # Found and listed
 
@@ -109,6 +110,39 @@ def test_candidates_may_be_given_instead_of_the_installed_ones(install, make_dat
     candidate = importlib_metadata.EntryPoint("mine", "string", "vstorage.plugins")
     with Storage(make_database("sqlite"), entry_points=[candidate]) as storage:
         assert [(plugin.name, plugin.distribution) for plugin in storage.plugins()] == [("mine", None)]
+
+
+def test_routes_are_listed_once_they_are_served_those_of_nested_routers_too(install, make_database):
+    for distribution, plugin in (("acme-labels", "labels"), ("zeta-printing", "printing")):
+        install(
+            distribution,
+            "1.0",
+            plugin,
+            f"""
+            from fastapi import APIRouter
+
+            @hookimpl
+            def vstorage_register_routers():
+                inner = APIRouter()
+                inner.put("/{{id}}")(lambda id: id)
+                inner.websocket("/live")(lambda socket: None)
+                router = APIRouter(prefix="/{plugin}")
+                router.get("/")(lambda: "all")
+                router.include_router(inner)
+                return [router]
+            """,
+        )
+    with Storage(make_database("sqlite")) as storage:
+        assert [plugin.routes for plugin in storage.plugins()] == [(), ()]
+        app = FastAPI()
+        bootstrap(app, accessors=[], storage=storage)
+        labels = ("GET /labels/", "PUT /labels/{id}", "* /labels/live")
+        assert [plugin.routes for plugin in storage.plugins()] == [
+            labels,
+            tuple(route.replace("labels", "printing") for route in labels),
+        ]
+        assert set(claimed_routes(app)) == {route for plugin in storage.plugins() for route in plugin.routes}
+    assert claimed_routes(FastAPI()) == {}
 
 
 # Hooks of plugins for plugins

@@ -8,7 +8,7 @@ from typing import Any
 from vstorage_core.accessor import ModelAccessor
 from vstorage_core.database import set_database_url
 from vstorage_core.errors import ConfigurationError
-from vstorage_core.plugins import LoadedPlugin
+from vstorage_core.plugins import LoadedPlugin, routes_of
 from vstorage_core.storage import Storage, default_storage, set_default_storage
 
 
@@ -100,17 +100,26 @@ def _mount(
             "no installed plugin serves a web API: pip install 'vstorage-core[rest]', or call bootstrap without an app"
         )
     # Before anything is mounted: a second route with the same path would never be reached.
-    taken: dict[tuple[str, str], str] = dict(getattr(app, "_vstorage_routes", {}))
+    taken = dict(claimed_routes(app))
+    mounted: dict[str, list[str]] = {}
     for plugin, router in contributed:
-        for route in getattr(router, "routes", ()):
-            for method in getattr(route, "methods", None) or ("*",):
-                claim = (method, getattr(route, "path", ""))
-                if claim in taken:
-                    raise ConfigurationError(
-                        f"the route {' '.join(claim)} of {plugin} on {storage.url} is served by {taken[claim]} already;"
-                        " use another component or another app"
-                    )
-                taken[claim] = f"{plugin} on {storage.url}"
+        for claim in map(" ".join, routes_of(router)):
+            if claim in taken:
+                raise ConfigurationError(
+                    f"the route {claim} of {plugin} on {storage.url} is served by {taken[claim]} already;"
+                    " use another component or another app"
+                )
+            taken[claim] = f"{plugin} on {storage.url}"
+            mounted.setdefault(plugin.name, []).append(claim)
     for _, router in contributed:
         app.include_router(router)
     app._vstorage_routes = taken
+    for name, routes in mounted.items():
+        served = storage.plugin_registry.routes.get(name, ())
+        storage.plugin_registry.routes[name] = tuple(dict.fromkeys([*served, *routes]))
+
+
+def claimed_routes(app: Any) -> Mapping[str, str]:
+    """Who serves which route of an application, as far as `bootstrap` mounted it; empty before that."""
+    claimed: Mapping[str, str] = getattr(app, "_vstorage_routes", {})
+    return claimed

@@ -152,7 +152,11 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PluginInfo:
-    """What `storage.plugins()`, `vstorage plugins` and `GET /db/plugins` tell about a plugin."""
+    """What `storage.plugins()`, `vstorage plugins` and `GET /db/plugins` tell about a plugin.
+
+    Attributes:
+        routes: What it serves on the applications that the storage was bootstrapped with, e.g. `GET /db/health`.
+    """
 
     name: str
     distribution: str | None
@@ -160,6 +164,7 @@ class PluginInfo:
     hooks: tuple[str, ...]
     exporters: tuple[str, ...]
     importers: tuple[str, ...]
+    routes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

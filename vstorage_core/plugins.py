@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
@@ -42,6 +42,9 @@ class PluginRegistry:
         plugins: Plugins given as objects, beside the installed ones; named after their module or class.
         entry_points: The installed candidates; by default those of the group `vstorage.plugins`.
 
+    Attributes:
+        routes: What the plugins serve on web applications, as `GET /path`, by plugin name.
+
     Raises:
         PluginError: A plugin cannot be imported, is a class, is async, or implements an unknown hook or argument.
     """
@@ -60,6 +63,7 @@ class PluginRegistry:
         candidates = [*_load_installed(entry_points), *(_from_object(plugin) for plugin in plugins)]
         self.loaded = self._register(candidates)
         self._separate_callers: dict[str, list[tuple[LoadedPlugin, HookCaller]]] = {}
+        self.routes: dict[str, tuple[str, ...]] = {}
 
     def _register(self, candidates: list[LoadedPlugin]) -> list[LoadedPlugin]:
         by_name: dict[str, LoadedPlugin] = {}
@@ -147,6 +151,16 @@ class PluginRegistry:
                 for plugin in implementing
             ]
         return self._separate_callers[hook_name]
+
+
+def routes_of(router: Any) -> Iterator[tuple[str, str]]:
+    """Method and path of each route; the method of what has none, e.g. a websocket, is `*`."""
+    for route in getattr(router, "routes", ()):
+        # From 0.137 on FastAPI keeps the routers that a router includes as a tree.
+        inner = getattr(route, "effective_route_contexts", None)
+        for found in [route] if inner is None else [context.starlette_route or context for context in inner()]:
+            for method in sorted(getattr(found, "methods", None) or ("*",)):
+                yield method, found.path
 
 
 def refuse_duplicates(

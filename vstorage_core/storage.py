@@ -516,6 +516,7 @@ class Storage:
                 hooks=loaded.hooks,
                 exporters=tuple(exporter.name for plugin, exporter in exporters if plugin is loaded),
                 importers=tuple(importer.name for plugin, importer in importers if plugin is loaded),
+                routes=self.plugin_registry.routes.get(loaded.name, ()),
             )
             for loaded in self.plugin_registry.loaded
         ]

@@ -68,7 +68,10 @@ def test_the_list_as_json_has_the_fields_of_the_web_api(invoke):
         "hooks": ["vstorage_register_exporters", "vstorage_register_health_checks", "vstorage_register_importers"],
         "exporters": ["acme"],
         "importers": ["acme"],
+        "routes": [],
     }
+    assert listed["hello"]["routes"] == ["GET /hello"]
+    assert "GET /db/acme.json" in listed["rest"]["routes"]
 
 
 def test_a_disabled_plugin_is_listed_as_such_and_provides_nothing(invoke):
@@ -81,6 +84,24 @@ def test_a_plugin_brings_a_command(invoke, install):
     install("counting", COMMANDS)
     assert "count    Count the tables." in invoke("--help").stdout
     assert invoke("count", "sqlite:///machine.db").stdout == "3\n"
+
+
+def test_the_list_works_where_no_web_framework_is_installed(invoke, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    for module in [name for name in sys.modules if name.startswith(("vstorage_hello.router", "vstorage_rest."))]:
+        monkeypatch.delitem(sys.modules, module)
+    done = invoke("plugins")
+    assert done.exit_code == 0
+    assert "routes:" not in done.stdout
+    assert "hello: vstorage-hello 1.0.0\n" in done.stdout
+
+
+def test_a_plugin_that_fails_to_give_its_routes_is_named(invoke, install):
+    install("zed", "from vstorage_core import hookimpl\n@hookimpl\ndef vstorage_register_routers(): return 1 / 0\n")
+    done = invoke("plugins")
+    assert done.exit_code == 2
+    assert "plugin 'zed' (zed-dist 1.5) fails with ZeroDivisionError: division by zero; upgrade it, or" in done.stderr
+    assert "GET /hello" in done.stdout
 
 
 BROKEN = {

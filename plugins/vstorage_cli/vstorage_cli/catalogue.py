@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import click
 import importlib_metadata
 
 from vstorage_core import Exporter, Importer, PluginConflictError, PluginError, PluginInfo, Storage, StorageError
-from vstorage_core.plugins import DISABLED_VARIABLE, ENTRY_POINT_GROUP, refuse_duplicates
+from vstorage_core.plugins import DISABLED_VARIABLE, ENTRY_POINT_GROUP, refuse_duplicates, routes_of
 
 OWN_COMMANDS = ("check", "export", "import", "plugins")
 
@@ -37,6 +38,30 @@ class Catalogue:
         except Exception:
             self._read_what_works(installed)
 
+    def find_routes(self) -> None:
+        """Add to `plugins` the routes that they serve in every application; imports the web framework.
+
+        A plugin that fails to give its routes is added to `broken`.
+        """
+        for position, plugin in enumerate(self.plugins):
+            try:
+                self.plugins[position] = dataclasses.replace(plugin, routes=tuple(self._routes_of(plugin.name)))
+            except ModuleNotFoundError:
+                # A machine without a web framework serves none.
+                continue
+            except Exception as error:
+                origin = f"{plugin.distribution} {plugin.version}" if plugin.distribution else None
+                self.broken.append(_sentence(plugin.name, origin, error))
+
+    def _routes_of(self, name: str) -> Iterator[str]:
+        for plugin, call in self._storage.plugin_registry.separately("vstorage_register_routers"):
+            if plugin.name == name:
+                for routers in call(
+                    storage=self._storage, accessors=[], max_records_per_model=None, enable_db_router=True
+                ):
+                    for router in routers:
+                        yield from map(" ".join, routes_of(router))
+
     def refuse_broken(self) -> None:
         """Raise for whoever needs all plugins.
 
@@ -57,6 +82,7 @@ class Catalogue:
                     f" disable it with {DISABLED_VARIABLE}={plugin.name}"
                 )
         self.commands = refuse_duplicates("command", contributed, lambda command: command.name or "")
+        self._storage = storage
         self.plugins, self.exporters, self.importers = storage.plugins(), storage.exporters, storage.importers
 
     def _read_what_works(self, installed: list[importlib_metadata.EntryPoint]) -> None:
@@ -77,18 +103,19 @@ class Catalogue:
                     working.append(entry_point)
                 except Exception as error:
                     failed.append(entry_point)
-                    self.broken.append(_sentence(entry_point, error))
+                    found = entry_point.dist
+                    origin = f"{found.name} {found.version}" if found else None
+                    self.broken.append(_sentence(entry_point.name, origin, error))
             if len(failed) == len(waiting):
                 break
             waiting = failed
         self._read(working)
 
 
-def _sentence(entry_point: importlib_metadata.EntryPoint, error: Exception) -> str:
+def _sentence(name: str, origin: str | None, error: Exception) -> str:
     if isinstance(error, StorageError):
         return str(error)
-    origin = f" ({entry_point.dist.name} {entry_point.dist.version})" if entry_point.dist else ""
     return (
-        f"plugin {entry_point.name!r}{origin} fails with {type(error).__name__}: {error};"
-        f" upgrade it, or set {DISABLED_VARIABLE}={entry_point.name} to start without it"
+        f"plugin {name!r}{f' ({origin})' if origin else ''} fails with {type(error).__name__}: {error};"
+        f" upgrade it, or set {DISABLED_VARIABLE}={name} to start without it"
     )

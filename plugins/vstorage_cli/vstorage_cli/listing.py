@@ -17,9 +17,11 @@ from vstorage_core import PluginInfo
 def plugins(context: CommandContext, as_json: bool) -> None:
     """List the installed plugins.
 
-    In the order in which their hooks run. Works when some are broken, and says which and why.
+    In the order in which their hooks run, with the routes that every application gets. Works when some are broken, and
+    says which and why.
     """
     catalogue = context.catalogue
+    catalogue.find_routes()
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(plugin) for plugin in catalogue.plugins], indent=2))
     else:
@@ -35,6 +37,7 @@ def _entry(plugin: PluginInfo) -> str:
     for what, names in (
         ("exporters", plugin.exporters),
         ("importers", plugin.importers),
+        ("routes", plugin.routes),
         ("hooks", [hook.removeprefix("vstorage_") for hook in plugin.hooks]),
     ):
         if names:

@@ -104,6 +104,7 @@ def test_the_loaded_plugins_are_listed(client):
     listed = client.get("/db/plugins").json()
     assert [plugin["name"] for plugin in listed] == ["rest"]
     assert "vstorage_register_routers" in listed[0]["hooks"]
+    assert {"GET /db/plugins", "PATCH /users/{record_id}"} <= set(listed[0]["routes"])
 
 
 def test_health_asks_the_database_and_says_503_when_it_must(open_machine, make_database):

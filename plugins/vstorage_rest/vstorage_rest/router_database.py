@@ -40,6 +40,7 @@ class PluginRecord(BaseModel):
     hooks: list[str]
     exporters: list[str]
     importers: list[str]
+    routes: list[str]
 
 
 def build_db_router(

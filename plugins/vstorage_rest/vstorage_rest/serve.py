@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from vstorage_core import Storage, bootstrap
+from vstorage_core.bootstrap import claimed_routes
 
 
 @click.command()
@@ -62,8 +63,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _bootstrapped(application: Any, max_records: int | None) -> Any:
     """The web application, wired to its storage; a new one where the module has none."""
-    # What `bootstrap` leaves on an application that it has wired.
-    if getattr(application.web, "_vstorage_routes", None):
+    if claimed_routes(application.web):
         if max_records is not None:
             raise click.UsageError(
                 f"{application.name} calls bootstrap itself; give max_records_per_model there, not --max-records"
