@@ -29,12 +29,15 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     site.mkdir()
     monkeypatch.syspath_prepend(str(site))
 
-    def install(distribution: str, version: str, plugin: str, code: str, target: str | None = None) -> None:
+    def install(
+        distribution: str, version: str, plugin: str, code: str, target: str | None = None, requires: str | None = None
+    ) -> None:
         module = distribution.replace("-", "_")
         (site / f"{module}.py").write_text(IMPORTS + textwrap.dedent(code))
         info = site / f"{module}-{version}.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        metadata = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
+        (info / "METADATA").write_text(metadata + (f"Requires-Dist: {requires}\n" if requires else ""))
         (info / "entry_points.txt").write_text(f"[vstorage.plugins]\n{plugin} = {target or module}\n")
         importlib.invalidate_caches()
 

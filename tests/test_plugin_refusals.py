@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
 from fastapi import FastAPI
 
+import vstorage_core
 from vstorage_core import (
     ConfigurationError,
     PluginConflictError,
@@ -43,6 +45,36 @@ def test_a_plugin_whose_module_or_attribute_is_missing(refused):
 
 def test_a_plugin_that_needs_a_package_that_is_not_installed(refused):
     assert "ModuleNotFoundError: No module named 'no_such_package'" in refused("import no_such_package")
+
+
+@pytest.mark.parametrize("requirement", ["vstorage-core>=99", "vstorage_core (==0.0.1)", "vstorage-core[rest]~=99.0"])
+def test_a_plugin_that_is_made_for_another_core_is_not_even_imported(install, make_database, requirement):
+    install("acme-labels", "1.2", "labels", "raise RuntimeError('imported')", requires=requirement)
+    with pytest.raises(PluginError) as caught:
+        Storage(make_database("sqlite"))
+    assert re.fullmatch(
+        rf"plugin 'labels' \(acme-labels 1\.2\) is made for vstorage-core [=~>]=[\d.]+, but this is vstorage-core"
+        rf" {re.escape(vstorage_core.__version__)}; install versions that fit, or set"
+        r" VSTORAGE_DISABLED_PLUGINS=labels to start without it",
+        str(caught.value),
+    )
+
+
+@pytest.mark.parametrize(
+    "requirement",
+    [
+        "vstorage-core>=0.0.1",
+        "vstorage-core",
+        "vstorage-core>=99; extra == 'future'",
+        "vstorage-core>=99; python_version < '3'",
+        "vstorage-core-labels>=99",
+        "pluggy>=99",
+    ],
+)
+def test_a_plugin_with_any_other_requirement_is_loaded(install, make_database, requirement):
+    install("acme-labels", "1.2", "labels", "", requires=requirement)
+    with Storage(make_database("sqlite")) as storage:
+        assert [plugin.name for plugin in storage.plugins()] == ["labels"]
 
 
 def test_a_class_in_place_of_an_instance(refused):

@@ -9,6 +9,8 @@ from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 import importlib_metadata
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from pluggy import HookCaller, PluginManager
 
 from vstorage_core import hookspecs
@@ -17,6 +19,7 @@ from vstorage_core.hookspecs import PROJECT
 
 ENTRY_POINT_GROUP = "vstorage.plugins"
 DISABLED_VARIABLE = "VSTORAGE_DISABLED_PLUGINS"
+CORE = "vstorage-core"
 
 T = TypeVar("T")
 
@@ -46,7 +49,8 @@ class PluginRegistry:
         routes: What the plugins serve on web applications, as `GET /path`, by plugin name.
 
     Raises:
-        PluginError: A plugin cannot be imported, is a class, is async, or implements an unknown hook or argument.
+        PluginError: A plugin is made for another core, cannot be imported, is a class, is async, or implements an
+            unknown hook or argument.
     """
 
     def __init__(
@@ -198,6 +202,7 @@ def _load_installed(entry_points: Iterable[importlib_metadata.EntryPoint]) -> li
             version=distribution.version if distribution else None,
             hooks=(),
         )
+        _require_this_core(plugin, entry_point)
         try:
             loaded.append(plugin._replace(plugin=entry_point.load()))
         # A plugin may fail in any way while it is imported; whoever starts the machine must learn which one it was.
@@ -207,6 +212,23 @@ def _load_installed(entry_points: Iterable[importlib_metadata.EntryPoint]) -> li
                 f" {_way_out(plugin)}"
             ) from error
     return loaded
+
+
+def _require_this_core(plugin: LoadedPlugin, entry_point: importlib_metadata.EntryPoint) -> None:
+    """Refuse a plugin whose distribution requires another core: installers do not always see to it."""
+    for text in (entry_point.dist.requires if entry_point.dist else None) or ():
+        if not canonicalize_name(text).startswith(CORE):
+            continue
+        required, running = Requirement(text), importlib_metadata.version(CORE)
+        if (
+            canonicalize_name(required.name) == CORE
+            and (required.marker is None or required.marker.evaluate({"extra": ""}))
+            and not required.specifier.contains(running, prereleases=True)
+        ):
+            raise PluginError(
+                f"{plugin} is made for {CORE} {required.specifier}, but this is {CORE} {running};"
+                f" install versions that fit, or set {DISABLED_VARIABLE}={plugin.name} to start without it"
+            )
 
 
 def _from_object(plugin: object) -> LoadedPlugin:
