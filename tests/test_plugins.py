@@ -5,6 +5,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import os
+import re
+import subprocess
+import sys
+import time
 from typing import Any
 
 import importlib_metadata
@@ -143,6 +148,58 @@ def test_routes_are_listed_once_they_are_served_those_of_nested_routers_too(inst
         ]
         assert set(claimed_routes(app)) == {route for plugin in storage.plugins() for route in plugin.routes}
     assert claimed_routes(FastAPI()) == {}
+
+
+# Traced
+
+
+class Slow:
+    """A plugin that takes its time before an insert, and refuses users without a name."""
+
+    @hookimpl
+    def vstorage_before_insert(self, instance):
+        time.sleep(0.02)
+        if not instance.name:
+            raise ValueError("no name")
+
+
+def test_every_hook_call_is_logged_with_its_time_when_asked_for(make_database, monkeypatch, caplog):
+    monkeypatch.setenv("VSTORAGE_TRACE_PLUGINS", "1")
+    with Storage(make_database("sqlite"), plugins=[Slow(), Recording()], entry_points=[]) as storage:
+        users = ModelAccessor(User, "users", storage=storage)
+        users.before_insert()(lambda session, instance: None)
+        bootstrap(accessors=[users], storage=storage)
+        users.insert(User(name="Ana", email="a@example.com"))
+        with pytest.raises(ValueError, match="no name"):
+            users.insert(User(name="", email="b@example.com"))
+    lines = [record.getMessage() for record in caplog.records if record.name == "vstorage.hooks"]
+    assert [re.sub(r"\d+\.\d{3}", "…", line) for line in lines] == [
+        "vstorage_startup took … ms in Recording",
+        "vstorage_before_insert took … ms in a decorator, Slow",
+        "vstorage_before_insert took … ms in a decorator, Slow, raised ValueError('no name')",
+        "vstorage_shutdown took … ms in Recording",
+    ]
+    assert float(lines[1].split()[2]) >= 20
+
+
+def test_a_trace_is_seen_where_the_application_has_not_set_logging_up(tmp_path):
+    code = """
+import sys
+from vstorage_core import Storage, hookimpl
+class Plugin:
+    @hookimpl
+    def vstorage_startup(self): ...
+Storage("sqlite://", plugins=[Plugin()], entry_points=[]).start()
+"""
+    for value, lines in (("1", 1), ("0", 0), ("", 0)):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "VSTORAGE_TRACE_PLUGINS": value},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert len(done.stderr.splitlines()) == lines, done.stderr
 
 
 # Hooks of plugins for plugins

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from time import perf_counter
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 import importlib_metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from pluggy import HookCaller, PluginManager
+from pluggy import HookCaller, HookImpl, PluginManager, Result
 
 from vstorage_core import hookspecs
 from vstorage_core.errors import PluginConflictError, PluginError
@@ -19,7 +21,10 @@ from vstorage_core.hookspecs import PROJECT
 
 ENTRY_POINT_GROUP = "vstorage.plugins"
 DISABLED_VARIABLE = "VSTORAGE_DISABLED_PLUGINS"
+TRACE_VARIABLE = "VSTORAGE_TRACE_PLUGINS"
 CORE = "vstorage-core"
+
+logger = logging.getLogger("vstorage.hooks")
 
 T = TypeVar("T")
 
@@ -68,6 +73,8 @@ class PluginRegistry:
         self.loaded = self._register(candidates)
         self._separate_callers: dict[str, list[tuple[LoadedPlugin, HookCaller]]] = {}
         self.routes: dict[str, tuple[str, ...]] = {}
+        if os.environ.get(TRACE_VARIABLE, "0") not in ("", "0"):
+            _trace(self._manager)
 
     def _register(self, candidates: list[LoadedPlugin]) -> list[LoadedPlugin]:
         by_name: dict[str, LoadedPlugin] = {}
@@ -229,6 +236,31 @@ def _require_this_core(plugin: LoadedPlugin, entry_point: importlib_metadata.Ent
                 f"{plugin} is made for {CORE} {required.specifier}, but this is {CORE} {running};"
                 f" install versions that fit, or set {DISABLED_VARIABLE}={plugin.name} to start without it"
             )
+
+
+def _trace(manager: PluginManager) -> None:
+    """Log each hook call with its time, also where the application has not set logging up."""
+    logger.setLevel(logging.INFO)
+    if not logger.hasHandlers():
+        logger.addHandler(logging.StreamHandler())
+    begun: dict[int, float] = {}
+
+    def before(hook_name: str, hook_impls: Sequence[HookImpl], arguments: Mapping[str, object]) -> None:
+        begun[id(arguments)] = perf_counter()
+
+    def after(
+        outcome: Result[object], hook_name: str, hook_impls: Sequence[HookImpl], arguments: Mapping[str, object]
+    ) -> None:
+        milliseconds = (perf_counter() - begun.pop(id(arguments))) * 1000
+        if hook_impls:
+            # pluggy calls the last one first, and gives what is called along no name of its own.
+            names = ", ".join(
+                "a decorator" if impl.plugin is None else impl.plugin_name for impl in reversed(hook_impls)
+            )
+            ending = f", raised {outcome.exception!r}" if outcome.exception else ""
+            logger.info("%s took %.3f ms in %s%s", hook_name, milliseconds, names, ending)
+
+    manager.add_hookcall_monitoring(before, after)
 
 
 def _from_object(plugin: object) -> LoadedPlugin:
