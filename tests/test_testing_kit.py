@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+from run_readme import blocks_of
 
 from vstorage_core import testing
 
@@ -124,3 +125,10 @@ def test_each_test_of_each_contract_fails_on_some_plugin():
 def test_the_tables_of_the_kit_are_in_no_other_database(sqlite_storage):
     importlib.import_module("vstorage_core.testing.machine")
     assert [table.name for table in sqlite_storage.tables() if table.name.startswith("kit_")] == []
+
+
+def test_the_test_file_in_the_documentation_is_the_one_of_the_example():
+    root = BROKEN.parents[1]
+    blocks = [block.code for block in blocks_of(root / "docs" / "plugins.md") if "Contract" in block.code]
+    example = root / "examples" / "vstorage_hello" / "tests" / "test_contracts.py"
+    assert blocks == [example.read_text(encoding="utf-8").partition("\n\n")[2]]
