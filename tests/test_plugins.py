@@ -416,6 +416,20 @@ def test_a_setting_in_the_environment_is_checked_like_any_other(make_database, m
         Storage(make_database("sqlite"), entry_points=[])
 
 
+def test_a_section_that_nobody_reads_is_named_with_those_that_there_are(make_database, monkeypatch, caplog):
+    monkeypatch.setenv("VSTORAGE_RECORDER__COPIES", "3")
+    monkeypatch.setenv("VSTORAGE_RECORDING__COPIES", "3")
+    config = {"engine": {}, "recordings": {}}
+    with Storage(make_database("sqlite"), config=config, plugins=[Recording()], entry_points=[]) as storage:
+        # Named as the plugin is, in small letters.
+        storage.settings("recording", LabelSettings)
+        storage.start()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"nobody reads the section {section!r} of the configuration; there are Recording, engine, recording"
+        for section in ("recorder", "recordings")
+    ]
+
+
 class LabelOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 

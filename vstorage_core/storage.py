@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -162,7 +163,9 @@ class Storage:
             raise
         self._started = True
         known = self._read_sections | {plugin.name for plugin in self.plugin_registry.loaded}
-        for section in sorted(set(self._config) - known):
+        variables = (re.fullmatch(r"VSTORAGE_(\w+?)__\w+", name) for name in os.environ)
+        given = {*self._config, *(found[1].lower() for found in variables if found)}
+        for section in sorted(given - known):
             logger.warning(
                 "nobody reads the section %r of the configuration; there are %s", section, ", ".join(sorted(known))
             )
