@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import importlib_metadata
@@ -91,7 +91,9 @@ class RouterContract(PluginFixtures):
         )
         assert [name for name, count in ids.items() if count > 1] == []
 
-    def test_it_hides_no_route_of_the_web_api(self, plugin: object) -> None:
+    def test_it_hides_no_route_of_the_web_api(
+        self, plugin: object, companions: Sequence[object], config: Mapping[str, Mapping[str, Any]]
+    ) -> None:
         from starlette.routing import Match
 
         rest = next(iter(importlib_metadata.entry_points(group=ENTRY_POINT_GROUP, name="rest")), None)
@@ -99,24 +101,25 @@ class RouterContract(PluginFixtures):
             pytest.skip("needs vstorage_rest beside the plugin")
         own = entry_point_of(plugin)
         # Under the name that it is installed under: names make the order.
-        storage = Storage("sqlite://", entry_points=[rest, own] if own else [rest], plugins=[] if own else [plugin])
-        contributed: list[tuple[LoadedPlugin, Any]] = storage.plugin_registry.collect(
-            "vstorage_register_routers",
-            storage=storage,
-            accessors=accessors_of(storage),
-            max_records_per_model=None,
-            enable_db_router=True,
-        )
+        installed, given = ([rest, own], []) if own else ([rest], [plugin])
+        given += [other for other in companions if other is not rest.load()]
+        hidden: list[str] = []
         earlier: list[Any] = []
-        hidden = []
+        with Storage("sqlite://", entry_points=installed, plugins=given, config=config) as storage:
+            contributed: list[tuple[LoadedPlugin, Any]] = storage.plugin_registry.collect(
+                "vstorage_register_routers",
+                storage=storage,
+                accessors=accessors_of(storage),
+                max_records_per_model=None,
+                enable_db_router=True,
+            )
         for provider, router in contributed:
             if provider.plugin is plugin:
                 earlier += router.routes
             elif provider.name == "rest":
-                requests = [{**_REQUEST, "method": method, "path": path} for method, path in routes_of(router)]
-                hidden += [
-                    each["path"] for each in requests for route in earlier if route.matches(each)[0] == Match.FULL
-                ]
+                for method, path in routes_of(router):
+                    request = {**_REQUEST, "method": method, "path": path}
+                    hidden += [path for route in earlier if route.matches(request)[0] == Match.FULL]
         assert hidden == [], "paths of vstorage_rest that this plugin answers first"
 
     def test_no_request_makes_it_fail(self, app: Any, operations: list[Operation], headers: Mapping[str, str]) -> None:
