@@ -359,7 +359,7 @@ def test_every_hook_of_the_core_is_called_with_all_its_arguments(make_database):
     with Storage(make_database("sqlite"), plugins=[plugin], entry_points=[]) as storage:
         users = ModelAccessor(User, "users", storage=storage)
         with pytest.raises(ConfigurationError, match="no installed plugin serves a web API"):
-            bootstrap(FastAPI(), accessors=[users], storage=storage)
+            bootstrap(FastAPI(), accessors=[users], storage=storage, auto_migrate=True)
         user = users.insert(User(name="Ana", email="a@example.com"))
         users.update(user.id, name="Anna")
         users.delete(user.id)
