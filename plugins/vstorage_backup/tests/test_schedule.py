@@ -5,14 +5,15 @@ import json
 import logging
 import sqlite3
 import threading
+import time
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 
 import pytest
 from models import Counter, User
 
-from vstorage_backup import last_backup, take_backup
-from vstorage_backup.schedule import Schedule
+from vstorage_backup import BackupSettings, last_backup, take_backup
+from vstorage_backup.schedule import Schedule, next_due
 from vstorage_core import ConfigurationError, ModelAccessor, StorageUnavailable
 
 NOW = datetime.now(timezone.utc)
@@ -83,8 +84,8 @@ def test_a_backup_that_a_restore_would_refuse_is_kept_and_reported(make_database
 
 
 def test_a_backup_is_due_when_the_last_one_is_old_enough(make_database, open_machine, folder):
-    machine = open_machine(make_database("sqlite"), folder=folder)
-    schedule = Schedule(machine, every_seconds=3600)
+    machine = open_machine(make_database("sqlite"), folder=folder, every_seconds=3600)
+    schedule = Schedule(machine)
     now = datetime.now(timezone.utc)
     assert schedule.seconds_until_due(now) == 0
     assert schedule.take_if_due(now)
@@ -95,22 +96,86 @@ def test_a_backup_is_due_when_the_last_one_is_old_enough(make_database, open_mac
     assert len(list(folder.glob("*.sqlite"))) == 2
 
 
+@pytest.fixture
+def central_europe(monkeypatch):
+    """The machine's clock goes forward on the last Sunday of March at 2:00, and back in October at 3:00."""
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("cron", "after", "due"),
+    [
+        ("30 2 * * *", "2026-11-24 02:29:59+01:00", "2026-11-24 02:30:00+01:00"),
+        ("30 2 * * *", "2026-11-24 02:30:00+01:00", "2026-11-25 02:30:00+01:00"),
+        ("30 2 * * *", "2026-07-24 12:00:00+00:00", "2026-07-25 02:30:00+02:00"),
+        ("0 6,14,22 * * mon-fri", "2026-11-27 22:00:00+01:00", "2026-11-30 06:00:00+01:00"),
+        ("0 0 29 2 *", "2026-11-24 00:00:00+01:00", "2028-02-29 00:00:00+01:00"),
+        # Half past two does not exist that night.
+        ("30 2 * * *", "2026-03-28 02:30:00+01:00", "2026-03-29 03:30:00+02:00"),
+        ("30 2 * * *", "2026-03-29 03:30:00+02:00", "2026-03-30 02:30:00+02:00"),
+        # It comes twice that night.
+        ("30 2 * * *", "2026-10-24 02:30:00+02:00", "2026-10-25 02:30:00+02:00"),
+        ("30 2 * * *", "2026-10-25 02:30:00+02:00", "2026-10-26 02:30:00+01:00"),
+        # A backup that somebody took by hand in the second of the two hours.
+        ("30 2 * * *", "2026-10-25 02:10:00+01:00", "2026-10-26 02:30:00+01:00"),
+        ("*/15 * * * *", "2026-10-25 02:10:00+01:00", "2026-10-25 03:00:00+01:00"),
+    ],
+)
+@pytest.mark.usefixtures("central_europe")
+def test_cron_means_the_clock_on_the_wall_also_when_it_is_put_forward_or_back(cron, after, due):
+    assert next_due(BackupSettings(cron=cron), datetime.fromisoformat(after)) == datetime.fromisoformat(due)
+
+
+@pytest.mark.usefixtures("central_europe")
+def test_a_machine_that_was_off_at_the_time_of_its_backup_takes_it_when_it_is_on_again(
+    make_database, open_machine, folder
+):
+    machine = open_machine(make_database("sqlite"), folder=folder, cron="30 2 * * *")
+    schedule = Schedule(machine)
+    # There is none at all yet.
+    assert schedule.take_if_due(datetime.now(timezone.utc))
+    taken_at = last_backup(machine).taken_at.astimezone()
+    night = (taken_at + timedelta(days=1)).replace(hour=2, minute=30, second=0, microsecond=0)
+    due = night - timedelta(days=1) if (taken_at.hour, taken_at.minute) < (2, 30) else night
+    assert schedule.seconds_until_due(due - timedelta(seconds=90)) == 90
+    assert not schedule.take_if_due(due - timedelta(seconds=1))
+    assert schedule.seconds_until_due(due + timedelta(days=9)) == 0
+    assert schedule.take_if_due(due + timedelta(days=9))
+
+
+@pytest.mark.usefixtures("central_europe")
+def test_health_fails_when_two_times_of_the_clock_passed_without_a_backup(make_database, open_machine, folder):
+    machine = open_machine(make_database("sqlite"), folder=folder, cron="0 * * * *")
+    path = take_backup(machine)
+    assert machine.health().checks["backup"]["ok"]
+    manifest = path.with_name(f"{path.name}.json")
+    old = (datetime.now(timezone.utc) - timedelta(hours=3)).isoformat()
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "taken_at": old}))
+    answer = machine.health().checks["backup"]
+    assert not answer["ok"]
+    assert answer["error"].startswith("the last verified backup is 3:00:00 old, more than ")
+
+
 def test_a_clock_that_was_wrong_puts_backups_off_by_one_interval_at_most(make_database, open_machine, folder):
-    machine = open_machine(make_database("sqlite"), folder=folder)
-    schedule = Schedule(machine, every_seconds=3600)
+    machine = open_machine(make_database("sqlite"), folder=folder, every_seconds=3600)
+    schedule = Schedule(machine)
     take_backup(machine)
     assert schedule.seconds_until_due(datetime(1970, 1, 1, tzinfo=timezone.utc)) == 3600
 
 
 def test_of_several_processes_one_takes_the_backup(make_database, open_machine, folder):
     url = make_database("sqlite")
-    machines = [open_machine(url, folder=folder) for _ in range(4)]
+    machines = [open_machine(url, folder=folder, every_seconds=3600) for _ in range(4)]
     barrier = threading.Barrier(4)
     took = []
 
     def take(machine):
         barrier.wait()
-        took.append(Schedule(machine, every_seconds=3600).take_if_due(datetime.now(timezone.utc)))
+        took.append(Schedule(machine).take_if_due(datetime.now(timezone.utc)))
 
     threads = [threading.Thread(target=take, args=[machine]) for machine in machines]
     for thread in threads:
@@ -234,7 +299,19 @@ def test_a_schedule_without_a_folder_stops_the_start(make_database, open_machine
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
-    [({"every_seconds": 0}, "every_seconds"), ({"keep": 0}, "keep"), ({"folders": "x"}, "folders")],
+    [
+        ({"every_seconds": 0}, "every_seconds"),
+        ({"every_seconds": float("inf")}, "every_seconds"),
+        ({"keep": 0}, "keep"),
+        ({"folders": "x"}, "folders"),
+        ({"cron": "30 2 * * *", "every_seconds": 60}, "two schedules; set one of them"),
+        ({"cron": ""}, "not minute, hour, day of the month, month and day of the week"),
+        ({"cron": "at night"}, "'30 2 \\* \\* \\*' for half past two each night"),
+        ({"cron": "0 30 2 * * *"}, "there are not five of them"),
+        ({"cron": "61 2 * * *"}, "Bad minute"),
+        ({"cron": "0 2 30 2 *"}, "Bad day-of-month"),
+        ({"cron": "0 2 */20 * 1L"}, "no year has"),
+    ],
 )
 def test_a_wrong_setting_stops_the_start(make_database, open_machine, settings, sentence):
     machine = open_machine(make_database("sqlite"), **settings)

@@ -49,5 +49,5 @@ def vstorage_register_importers() -> Iterator[Importer]:
 
 @hookimpl
 def vstorage_register_health_checks(storage: Storage) -> Iterator[HealthCheck]:
-    if backup_settings(storage).every_seconds is not None:
+    if backup_settings(storage).is_scheduled:
         yield HealthCheck(name="backup", check=check_last_backup)

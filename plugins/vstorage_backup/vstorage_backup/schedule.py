@@ -10,12 +10,13 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+from cronsim import CronSim
 from pydantic import BaseModel, ValidationError
 
 from vstorage_backup.export import MARK_TABLE, write_backup_file, writing
 from vstorage_backup.files import claimed, lock_path, publish, remove_leftovers, sha256_of, sync_folder, temporary_file
 from vstorage_backup.inspection import inspect_upload
-from vstorage_backup.settings import Places, backup_settings, places_of
+from vstorage_backup.settings import BackupSettings, Places, backup_settings, places_of
 from vstorage_backup.upload import Upload, opened
 from vstorage_core import ConfigurationError, ImportRefused, Storage, StorageError, StorageUnavailable, __version__
 
@@ -24,6 +25,8 @@ logger = logging.getLogger("vstorage.backup")
 # A storage starts before its tables are made.
 _FIRST_BACKUP_AFTER_SECONDS = 60.0
 _RETRY_AFTER_SECONDS = 300.0
+# A controller without a battery learns the time only some while after it was started.
+_LOOK_AT_CLOCK_EVERY_SECONDS = 300.0
 _END_WITHIN_SECONDS = 30.0
 _STAMP = "%Y%m%dT%H%M%S.%fZ"
 _EXTENSION = "backup.schedule"
@@ -93,22 +96,42 @@ def last_backup(storage: Storage) -> Manifest | None:
     return None
 
 
-class Schedule:
-    """Takes a backup whenever the last one is old enough; of several processes on one database one does.
+def next_due(settings: BackupSettings, after: datetime) -> datetime:
+    """When the first backup after that moment is due, by the interval or by the clock on the wall.
+
+    A time that the clock skips in spring comes when it would have come, and one that it passes twice in autumn counts
+    once: a backup each night is one backup that night.
 
     Args:
-        storage: What to back up.
-        every_seconds: Age of the last backup at which the next one is due.
+        settings: With a schedule.
+        after: With a time zone.
+    """
+    if settings.cron is None:
+        return after + timedelta(seconds=settings.every_seconds or 0.0)
+    # Without a zone these are times on the wall; `timestamp` asks the system which moment each is.
+    walls = CronSim(settings.cron, after.astimezone().replace(tzinfo=None))
+    moments = (datetime.fromtimestamp(wall.timestamp(), timezone.utc) for wall in walls)
+    return next(moment for moment in moments if moment > after)
+
+
+class Schedule:
+    """Takes a backup whenever one is due since the last one; of several processes on one database one does.
+
+    Args:
+        storage: What to back up; its settings have a schedule.
 
     Attributes:
         started_at: When this schedule began.
         problem: Why the last try failed, or None.
+
+    Raises:
+        ConfigurationError: There is no folder to put backups in.
     """
 
-    def __init__(self, storage: Storage, every_seconds: float) -> None:
+    def __init__(self, storage: Storage) -> None:
         _folder_of(places_of(storage))
         self._storage = storage
-        self._every_seconds = every_seconds
+        self._settings = backup_settings(storage)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vstorage-backup", daemon=True)
         self.started_at = datetime.now(timezone.utc)
@@ -126,12 +149,14 @@ class Schedule:
     def seconds_until_due(self, now: datetime) -> float:
         """How long until the next backup; 0 when it is due."""
         last = last_backup(self._storage)
-        age = self._every_seconds if last is None else (now - last.taken_at).total_seconds()
+        if last is None:
+            return 0.0
         # Where the clock was wrong, the last backup may seem to be from the future.
-        return min(max(self._every_seconds - age, 0.0), self._every_seconds)
+        due = next_due(self._settings, min(last.taken_at, now))
+        return max((due - now).total_seconds(), 0.0)
 
     def take_if_due(self, now: datetime) -> bool:
-        """Take a backup unless the last one is young enough or another process is at it; tells whether it did."""
+        """Take a backup unless none is due or another process is at it; tells whether it did."""
         places = places_of(self._storage)
         folder = _folder_of(places)
         with writing("the backup"):
@@ -144,14 +169,16 @@ class Schedule:
         return True
 
     def _run(self) -> None:
-        wait_seconds = min(self._every_seconds, _FIRST_BACKUP_AFTER_SECONDS)
+        interval_seconds = self._settings.every_seconds or _RETRY_AFTER_SECONDS
+        retry_seconds = min(interval_seconds, _RETRY_AFTER_SECONDS)
+        wait_seconds = min(interval_seconds, _FIRST_BACKUP_AFTER_SECONDS)
         while not self._ended.wait(wait_seconds):
-            retry_seconds = min(self._every_seconds, _RETRY_AFTER_SECONDS)
             now = datetime.now(timezone.utc)
             try:
                 self.take_if_due(now)
                 self.problem = None
-                wait_seconds = max(self.seconds_until_due(now), min(retry_seconds, 1.0))
+                until_due_seconds = min(self.seconds_until_due(now), _LOOK_AT_CLOCK_EVERY_SECONDS)
+                wait_seconds = max(until_due_seconds, min(retry_seconds, 1.0))
             except StorageError as error:
                 self.problem, wait_seconds = str(error), retry_seconds
                 logger.warning("no backup was taken: %s", error)
@@ -167,12 +194,12 @@ def start(storage: Storage) -> None:
     Raises:
         ConfigurationError: A setting is not allowed, or backups are scheduled and have no folder.
     """
-    places, every_seconds = places_of(storage), backup_settings(storage).every_seconds
+    places = places_of(storage)
     for folder in {places.work, places.folder or places.work}:
         for path in remove_leftovers(folder, places.name):
             logger.info("removed %s, left by a process that was killed", path.name)
-    if every_seconds is not None:
-        schedule = storage.extensions[_EXTENSION] = Schedule(storage, every_seconds)
+    if backup_settings(storage).is_scheduled:
+        schedule = storage.extensions[_EXTENSION] = Schedule(storage)
         schedule.begin()
 
 
@@ -191,14 +218,18 @@ def check_last_backup(storage: Storage) -> Mapping[str, Any]:
     """
     settings = backup_settings(storage)
     schedule: Schedule | None = storage.extensions.get(_EXTENSION)
-    max_age_seconds = settings.max_age_seconds or 2 * (settings.every_seconds or 0.0)
     now = datetime.now(timezone.utc)
     last = last_backup(storage)
     since = last.taken_at if last is not None else schedule.started_at if schedule is not None else now
-    if now - since > timedelta(seconds=max_age_seconds):
+    if settings.max_age_seconds is None:
+        overdue_at = next_due(settings, next_due(settings, since))
+    else:
+        overdue_at = since + timedelta(seconds=settings.max_age_seconds)
+    if now > overdue_at:
         what = "the last verified backup" if last is not None else "this application has no backup and"
         why = "" if schedule is None or schedule.problem is None else f"; the last try failed: {schedule.problem}"
-        raise StorageUnavailable(f"{what} is {_duration(now - since)} old, more than {max_age_seconds:g} s{why}")
+        allowed_seconds = (overdue_at - since).total_seconds()
+        raise StorageUnavailable(f"{what} is {_duration(now - since)} old, more than {allowed_seconds:g} s{why}")
     if last is not None and last.problem is not None:
         raise StorageUnavailable(f"the last backup could not be restored: {last.problem}")
     if schedule is not None and schedule.problem is not None:

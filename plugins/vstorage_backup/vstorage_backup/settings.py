@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from cronsim import CronSim, CronSimError
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from sqlalchemy import make_url
 
 from vstorage_core import Storage
+
+_CENTURY_SECONDS = 100 * 366 * 86400
 
 
 class BackupSettings(BaseModel):
@@ -19,10 +23,12 @@ class BackupSettings(BaseModel):
     Attributes:
         folder: Where backups are kept; by default `<database>-backups` beside an SQLite file. For a database on a
             server or in memory there is no default, and without one no safety copies.
-        every_seconds: How often a backup is taken by itself; None: never.
+        every_seconds: How often a backup is taken by itself; None: not after so many seconds.
+        cron: When backups are taken by themselves instead, in the machine's local time: minute, hour, day of the
+            month, month, day of the week; `"30 2 * * *"` is half past two each night.
         keep: How many of these are kept.
-        max_age_seconds: The health check `backup` fails when the last verified backup is older; default: twice
-            `every_seconds`.
+        max_age_seconds: The health check `backup` fails when the last verified backup is older; default: when two
+            backups in a row were not taken.
         keep_replaced: How many safety copies of replaced databases are kept; 0: none are made.
         min_free_bytes: Backups and restores leave at least so much of the disk free.
         max_check_seconds: Longest time for checking a file that is to be restored.
@@ -31,12 +37,43 @@ class BackupSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     folder: Path | None = None
-    every_seconds: float | None = Field(default=None, gt=0)
+    every_seconds: float | None = Field(default=None, gt=0, le=_CENTURY_SECONDS)
+    cron: str | None = None
     keep: int = Field(default=7, ge=1)
-    max_age_seconds: float | None = Field(default=None, gt=0)
+    max_age_seconds: float | None = Field(default=None, gt=0, le=_CENTURY_SECONDS)
     keep_replaced: int = Field(default=3, ge=0)
     min_free_bytes: int = Field(default=16 * 1024 * 1024, ge=0)
     max_check_seconds: float = Field(default=600.0, gt=0)
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether backups are taken by themselves."""
+        return self.every_seconds is not None or self.cron is not None
+
+    @field_validator("cron")
+    @classmethod
+    def _is_cron(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            # The library takes seconds in front, which cron has not.
+            if len(value.split()) != 5:
+                raise CronSimError("there are not five of them")
+            next(CronSim(value, datetime(2000, 1, 1)))  # noqa: DTZ001 (of the clock on the wall)
+        except CronSimError as error:
+            raise ValueError(
+                f"{value!r} is not minute, hour, day of the month, month and day of the week, as in '30 2 * * *' for"
+                f" half past two each night: {error}"
+            ) from None
+        except StopIteration:
+            raise ValueError(f"{value!r} names a day that no year has") from None
+        return value
+
+    @model_validator(mode="after")
+    def _is_one_schedule(self) -> BackupSettings:
+        if self.every_seconds is not None and self.cron is not None:
+            raise ValueError("every_seconds and cron are two schedules; set one of them")
+        return self
 
 
 @dataclass(frozen=True)
