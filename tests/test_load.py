@@ -1,16 +1,25 @@
-"""Many threads on slow flash, on the same rows, and readers that never pause."""
+"""Many threads on slow flash, on the same rows, in process and over HTTP, and readers that never pause."""
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import statistics
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter as Tally
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from random import Random
+from typing import Any
 
+import httpx
 import pytest
 from apsw_driver import sqlite_on
 from disks import FullDisk, SlowDisk
@@ -54,11 +63,14 @@ class Clients:
     def median(self) -> float:
         return statistics.median(map(len, self.durations))
 
-    def __str__(self) -> str:
+    def percentile(self, percent: int) -> float:
         every = sorted(duration for durations in self.durations for duration in durations)
+        return every[min(len(every) * percent // 100, len(every) - 1)]
+
+    def __str__(self) -> str:
         return (
-            f"{len(every)} writes by {len(self.durations)} clients, {len(self.failures)} failures, p50"
-            f" {every[len(every) // 2]:.3f} s, p99 {every[len(every) * 99 // 100]:.3f} s, longest {every[-1]:.3f} s;"
+            f"{sum(map(len, self.durations))} writes by {len(self.durations)} clients, {len(self.failures)} failures,"
+            f" p50 {self.percentile(50):.3f} s, p99 {self.percentile(99):.3f} s, longest {self.percentile(100):.3f} s;"
             f" the slowest client made {self.slowest}, the median one {self.median:g}"
         )
 
@@ -93,6 +105,11 @@ def test_32_clients_on_slow_flash_never_fail(tmp_path, way):
 def test_32_clients_on_slow_flash_never_fail_and_none_starves_for_a_minute(tmp_path, way):
     clients = write_on_slow_flash(tmp_path / "machine.db", way, 60)
     assert clients.slowest * 3 >= clients.median
+    assert clients.percentile(99) < 1.5
+
+
+# By actor, how many audit rows there must be at least and at most.
+Expected = dict[str, tuple[int, int]]
 
 
 class Rival:
@@ -104,7 +121,7 @@ class Rival:
         self._random = Random(number)
         self._users = users
         self._calls = 0
-        self.rows: dict[str, tuple[int, int]] = {}
+        self.rows: Expected = {}
 
     def write(self) -> None:
         self._calls += 1
@@ -149,14 +166,15 @@ def write_the_same_rows(path: Path, way: str, seconds: float) -> None:
         clients.run([rival.write for rival in rivals])
     print(f"\nthe same rows, {way}: {clients}")
     assert clients.failures == []
+    assert_chain(path, [rival.rows for rival in rivals])
+
+
+def assert_chain(path: Path, expected: list[Expected]) -> None:
     # Reads the chain: every `before` is the previous `after`, and the last `after` is what is stored.
-    trail = read_whole(path).trail
-    stored: dict[str, int] = {}
-    for row in trail:
-        stored[row.actor] = stored.get(row.actor, 0) + 1
-    for rival in rivals:
-        for actor, (least, most) in rival.rows.items():
-            assert least <= stored.get(actor, 0) <= most
+    stored = Tally(row.actor for row in read_whole(path).trail)
+    for rows in expected:
+        for actor, (least, most) in rows.items():
+            assert least <= stored[actor] <= most, actor
 
 
 @pytest.mark.parametrize("way", ["direct", "unit_of_work"])
@@ -168,6 +186,119 @@ def test_32_threads_that_write_the_same_rows_leave_a_chain_without_gaps(tmp_path
 @pytest.mark.parametrize("way", ["direct", "unit_of_work"])
 def test_32_threads_that_write_the_same_rows_for_a_minute_leave_a_chain_without_gaps(tmp_path, way):
     write_the_same_rows(tmp_path / "machine.db", way, 60)
+
+
+@contextmanager
+def served(path: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The models of the tests behind `vstorage serve` in a process of its own; gives its address."""
+    command = [
+        Path(sys.executable).with_name("vstorage"),
+        "serve",
+        "models",
+        "--port",
+        "0",
+        "--url",
+        f"sqlite:///{path}",
+    ]
+    # Hooks of the examples take the slower path.
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "VSTORAGE_DISABLED_PLUGINS": "hello"}
+    log = path.with_suffix(".log")
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            command, cwd=Path(__file__).parent, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as server,
+    ):
+        try:
+            lines = iter(server.stdout.readline, "Ctrl-C stops.\n")
+            addresses = [found[0] for line in lines if (found := re.search(r"http://[\w.:]+(?=/docs)", line))]
+            assert addresses, log.read_text()
+            yield addresses[0], server
+        finally:
+            server.kill()
+
+
+class Caller:
+    """Writes to the same few users as all others, over HTTP; keeps how many audit rows each call must have left."""
+
+    def __init__(self, address: str, number: int, users: list[int]) -> None:
+        self._client = httpx.Client(base_url=address, timeout=60)
+        self._number = number
+        self._random = Random(number)
+        self._users = users
+        self._calls = 0
+        self.answers: Tally[int] = Tally()
+        self.rows: Expected = {}
+
+    def write(self) -> None:
+        self._calls += 1
+        actor = name = f"{self._number}.{self._calls}"
+        key, *others = self._random.sample(self._users, 3)
+        way = self._random.choice(
+            ["create", "put", "patch", "read_change_write", "delete", "restore", "restore", "batch"]
+        )
+        rows = 1
+        if way == "create":
+            answer = self._send(actor, "POST", "/", {"name": name, "email": f"{name}@example.com"})
+        elif way == "put":
+            answer = self._send(actor, "PUT", f"/{key}", {"name": name, "email": f"{name}@example.com", "age": 1})
+        elif way == "patch":
+            answer = self._send(actor, "PATCH", f"/{key}", {"name": name})
+        elif way == "read_change_write":
+            read = self._send(actor, "GET", f"/{key}", None)
+            if read.status_code != 200:
+                return
+            changed = {"name": name, "age": (read.json()["age"] or 0) + 1}
+            answer = self._send(actor, "PATCH", f"/{key}", changed, **{"If-Match": read.headers["ETag"]})
+        elif way == "delete":
+            answer = self._send(actor, "DELETE", f"/{key}", None)
+        elif way == "restore":
+            answer = self._send(actor, "POST", f"/{key}/restore", None)
+            rows = int(answer.json().get("restored", False))
+        else:
+            rows = 1 + len(others)
+            answer = self._send(actor, "PATCH", "/batch", [{"id": one, "name": name} for one in [key, *others]])
+        if not answer.is_success:
+            rows = 0
+        self.rows[actor] = (rows, rows)
+
+    def _send(self, actor: str, method: str, path: str, body: Any, **headers: str) -> httpx.Response:
+        answer = self._client.request(method, f"/users{path}", json=body, headers={"X-User": actor, **headers})
+        self.answers[answer.status_code] += 1
+        assert answer.status_code in (200, 201, 404, 409, 412), answer.text
+        return answer
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def write_the_same_rows_over_http(path: Path, seconds: float) -> None:
+    with served(path) as (address, server):
+        first = Caller(address, 0, [])
+        keys = [
+            first._send("0", "POST", "/", {"name": "", "email": f"{number}@example.com"}).json()["id"]
+            for number in range(4)
+        ]
+        callers = [first, *(Caller(address, number, keys) for number in range(1, THREADS + 1))]
+        clients = Clients(seconds)
+        clients.run([caller.write for caller in callers[1:]])
+        for caller in callers:
+            caller.close()
+        # What it has acknowledged must not need an orderly end.
+        server.send_signal(signal.SIGKILL)
+    answers = sum((caller.answers for caller in callers), Tally())
+    print(f"\nthe same rows over HTTP: {clients}; answers {dict(sorted(answers.items()))}")
+    assert clients.failures == []
+    assert_chain(path, [caller.rows for caller in callers])
+
+
+def test_32_clients_over_http_that_write_the_same_rows_lose_nothing_and_leave_a_chain_without_gaps(tmp_path):
+    write_the_same_rows_over_http(tmp_path / "machine.db", 3)
+
+
+@pytest.mark.soak
+def test_32_clients_over_http_that_write_the_same_rows_for_a_minute_lose_nothing(tmp_path):
+    write_the_same_rows_over_http(tmp_path / "machine.db", 60)
 
 
 LIMIT_BYTES = 512 * 1024

@@ -59,8 +59,11 @@ def assert_whole(storage):
         assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
 
 
-def restore_under_load(machine, backup, times):
-    """Restores while threads and, on SQLite, processes write and read; gives the number of acknowledged writes."""
+def restore_under_load(machine, backup, times, writers=2, readers=1):
+    """Restores while so many threads and, on SQLite, so many processes write and read.
+
+    Gives the number of acknowledged writes.
+    """
     url = machine.engine.url.render_as_string(hide_password=False)
     pairs(machine, "backup", 50)
     machine.export("backup", backup)
@@ -90,12 +93,12 @@ def restore_under_load(machine, backup, times):
         except Exception as error:
             errors.append(error)
 
-    calls = [("write", url, "process0"), ("write", url, "process1"), ("read", url, "-")]
+    calls = [*(("write", url, f"process{number}") for number in range(writers)), *[("read", url, "-")] * readers]
     if machine.engine.dialect.name != "sqlite":
         calls = []
     with processes(*calls) as others:
-        threads = [threading.Thread(target=write, args=[f"thread{number}"]) for number in range(2)]
-        threads.append(threading.Thread(target=read))
+        threads = [threading.Thread(target=write, args=[f"thread{number}"]) for number in range(writers)]
+        threads += [threading.Thread(target=read) for _ in range(readers)]
         for thread in threads:
             thread.start()
         try:
@@ -145,9 +148,9 @@ def test_restores_under_writers_and_readers_on_other_databases_lose_nothing(
 
 
 @pytest.mark.soak
-def test_a_hundred_restores_under_load_lose_nothing(machine, tmp_path):
+def test_a_hundred_restores_under_8_writers_and_8_readers_lose_nothing(machine, tmp_path):
     started = time.monotonic()
-    writes = restore_under_load(machine, tmp_path / "backup.sqlite", 100)
+    writes = restore_under_load(machine, tmp_path / "backup.sqlite", 100, writers=4, readers=4)
     print(f"100 restores, {writes} acknowledged writes, {time.monotonic() - started:.1f} s")
 
 
