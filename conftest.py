@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 import uuid
 import warnings
@@ -110,3 +111,15 @@ def storage(
 def sqlite_storage(make_database: Callable[[str], str], open_storage: Callable[..., Storage]) -> Storage:
     """A storage with all tables in an SQLite file, for what only SQLite does or what no engine does differently."""
     return open_storage(make_database("sqlite"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MB; only root can make one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip("this user cannot mount a small file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -37,6 +38,7 @@ from vstorage_core.errors import (
     ConfigurationError,
     InvalidInput,
     StorageError,
+    StorageUnavailable,
     TransactionConflict,
     TransactionError,
 )
@@ -539,6 +541,7 @@ class Storage:
 
         Raises:
             InvalidInput: There is no such exporter, or an option is unknown or not allowed.
+            StorageUnavailable: The database cannot be read now, or the disk for the file is full.
         """
         exporter = _named(self.exporters, name, "exporter")
         checked = _check_options(exporter.options, name, options)
@@ -554,6 +557,10 @@ class Storage:
                     stream.flush()
                     os.fsync(stream.fileno())
                 part.replace(path)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise StorageUnavailable(f"{path.name} cannot be written: the disk is full") from error
+                raise
             finally:
                 part.unlink(missing_ok=True)
 
