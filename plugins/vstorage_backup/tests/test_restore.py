@@ -309,6 +309,21 @@ def test_rows_of_one_moment_are_told_apart(any_machine, machine, backup):
     assert any_machine.import_("restore", backup).audit_rows_added == 10
 
 
+def test_two_machines_that_began_as_one_take_over_what_the_other_one_did_since(any_machine, machine, backup):
+    mine, theirs = users_of(any_machine), users_of(machine)
+    theirs.insert_many([user(f"user{number}") for number in range(20)])
+    machine.export("backup", backup)
+    any_machine.import_("restore", backup)
+    mine.insert_many([user(f"mine{number}") for number in range(3)])
+    # Other events under the ids that ours have.
+    theirs.insert_many([user(f"theirs{number}") for number in range(5)])
+    machine.export("backup", backup)
+    assert any_machine.import_("restore", backup).audit_rows_added == 5
+    # By now they are known under other ids.
+    assert any_machine.import_("restore", backup).audit_rows_added == 0
+    assert len([row for row in audit_rows(any_machine) if row.component == "users"]) == 28
+
+
 def test_an_empty_trail_takes_the_rows_with_their_ids(any_machine, machine, backup, trail):
     users = users_of(machine)
     first = users.insert(user("ana"))

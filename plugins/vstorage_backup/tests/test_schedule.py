@@ -72,15 +72,28 @@ def test_a_folder_that_cannot_be_written_to_is_reported(make_database, open_mach
         take_backup(machine)
 
 
-def test_a_backup_that_a_restore_would_refuse_is_kept_and_reported(make_database, open_machine, folder):
+@pytest.mark.parametrize(
+    ("statement", "sentence"),
+    [
+        ("INSERT INTO counter (value) VALUES ('many')", "counter.value holds text, not a whole number"),
+        (
+            "INSERT INTO auditlog (timestamp, component, record_id, operation, actor, after)"
+            " VALUES ('2026-01-01 00:00:00.000000', 'users', '1', 'create', 'ana', '{')",
+            "auditlog.after is not JSON",
+        ),
+    ],
+)
+def test_a_backup_that_a_restore_would_refuse_is_kept_and_reported(
+    make_database, open_machine, folder, statement, sentence
+):
     # What the original stored without looking at it.
     machine = open_machine(make_database("sqlite"), folder=folder, every_seconds=3600)
     with machine.engine.begin() as connection:
-        connection.exec_driver_sql("INSERT INTO counter (value) VALUES ('many')")
+        connection.exec_driver_sql(statement)
     take_backup(machine)
     answer = machine.health().checks["backup"]
     assert not answer["ok"]
-    assert "counter.value holds text, not a whole number" in answer["error"]
+    assert sentence in answer["error"]
 
 
 def test_a_backup_is_due_when_the_last_one_is_old_enough(make_database, open_machine, folder):

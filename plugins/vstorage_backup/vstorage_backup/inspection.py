@@ -11,6 +11,7 @@ from sqlalchemy import Column, ForeignKeyConstraint, Table, UniqueConstraint
 from vstorage_backup.columns import FileColumn, file_columns
 from vstorage_backup.export import MARK_TABLE, quoted
 from vstorage_backup.report import Finding, SchemaDifference
+from vstorage_backup.trail import Ranges, parts
 from vstorage_backup.upload import Upload
 from vstorage_core import ImportRefused, Storage, report_progress
 from vstorage_core.audit import AUDIT_TABLE
@@ -66,7 +67,7 @@ class Inspection:
 def inspect_upload(
     storage: Storage, upload: Upload, tables: Sequence[Table], left_alone: Collection[str], allow: Collection[str]
 ) -> Inspection:
-    """Look through the file.
+    """Look through the file, but not at the rows of its audit trail.
 
     Args:
         storage: Where it is to be restored.
@@ -85,7 +86,8 @@ def inspect_upload(
     present = [table for table in tables if table.name in upload.tables]
     for done, table in enumerate(present):
         report_progress("checking tables", done, len(present))
-        inspection.invalid += _invalid_values(upload, table, inspection.columns[table.name])
+        if table is not AUDIT_TABLE:
+            inspection.invalid += _invalid_values(upload, table, inspection.columns[table.name])
     if not inspection.invalid:
         inspection.invalid += _used_up_keys(upload, present)
         for table in present:
@@ -94,6 +96,21 @@ def inspect_upload(
                 inspection.invalid += _repeated_values(upload, table, stored)
                 inspection.violations += _reference_violations(upload, table, stored)
     return inspection
+
+
+def inspect_trail(upload: Upload, inspection: Inspection, ranges: Ranges | None = None) -> None:
+    """Look at rows of the audit trail, too.
+
+    Args:
+        upload: The file.
+        inspection: What was found before; is added to.
+        ranges: Ids of the rows; None: all.
+    """
+    columns = inspection.columns.get(AUDIT_TABLE.name, [])
+    for part in parts(ranges) if columns else ():
+        inspection.invalid += _invalid_values(upload, AUDIT_TABLE, columns, *part)
+        if len(inspection.invalid) >= MOST_FINDINGS:
+            break
 
 
 def _compare_schemas(
@@ -154,13 +171,17 @@ def _default(storage: Storage, column: Column[Any]) -> Any:
     return None
 
 
-def _invalid_values(upload: Upload, table: Table, columns: Sequence[FileColumn]) -> list[Finding]:
+def _invalid_values(
+    upload: Upload, table: Table, columns: Sequence[FileColumn], where: str = "", *values: Any
+) -> list[Finding]:
     findings: list[Finding] = []
     key_names = [column.name for column in table.primary_key.columns]
+    unsure = _unsure_columns(upload, table, columns, where, *values)
+    columns = [column for column in columns if column in unsure or column.name in key_names]
     keys = [index for index, column in enumerate(columns) if column.name in key_names]
-    for rows in upload.rows(table, columns):
-        for column, values in zip(columns, zip(*rows, strict=True), strict=True):
-            found = column.problem(values)
+    for rows in upload.rows(table, columns, where, *values) if unsure else ():
+        for column, stored in zip(columns, zip(*rows, strict=True), strict=True):
+            found = column.problem(stored)
             if found is not None:
                 index, problem = found
                 record = ", ".join(str(rows[index][key]) for key in keys) or None
@@ -168,6 +189,22 @@ def _invalid_values(upload: Upload, table: Table, columns: Sequence[FileColumn])
         if len(findings) >= MOST_FINDINGS:
             break
     return findings[:MOST_FINDINGS]
+
+
+def _unsure_columns(
+    upload: Upload, table: Table, columns: Sequence[FileColumn], where: str, *values: Any
+) -> Sequence[FileColumn]:
+    """The columns that must be looked at value by value: those of which SQLite cannot tell that all is well."""
+    sure = [column for column in columns if column.sure is not None]
+    if not sure:
+        return columns
+    rules = " AND ".join(f"({column.sure}) IS TRUE" for column in sure)
+    rest = f"{where} AND" if where else "WHERE"
+    sql = f"SELECT 1 FROM {quoted(table.name)} NOT INDEXED {rest} NOT ({rules}) LIMIT 1"  # noqa: S608
+    texts = [column for column in sure if column.is_text]
+    if upload.scalar(sql, values) is not None or not upload.is_clean_text(table, texts, where, *values):
+        return columns
+    return [column for column in columns if column.sure is None]
 
 
 def _used_up_keys(upload: Upload, tables: Sequence[Table]) -> list[Finding]:

@@ -12,11 +12,11 @@ from sqlalchemy.exc import IntegrityError
 
 from vstorage_backup.columns import FileColumn, converted, file_columns
 from vstorage_backup.export import quoted
-from vstorage_backup.inspection import inspect_upload
+from vstorage_backup.inspection import inspect_trail, inspect_upload
 from vstorage_backup.report import RestoredTable, RestoreOptions
 from vstorage_backup.safety import SafetyCopy
 from vstorage_backup.settings import backup_settings, places_of
-from vstorage_backup.trail import Ranges, missing_rows
+from vstorage_backup.trail import Ranges, missing_rows, unknown_rows
 from vstorage_backup.upload import Upload
 from vstorage_core import ConfigurationError, ImportRefused, InvalidInput, Storage, StorageError
 from vstorage_core.audit import AUDIT_TABLE, Entry, write_entries
@@ -58,18 +58,26 @@ class Replacement:
         self.inspection = inspect_upload(storage, upload, everything, self.left_alone, options.allow)
         self.audit_columns: list[FileColumn] = self.inspection.columns.get(AUDIT_TABLE.name, [])
         self.audit_ranges: Ranges = []
+        unknown = unknown_rows(self.places.database, upload, self.audit_columns)
+        inspect_trail(upload, self.inspection, unknown)
         if not self.inspection.invalid:
             with storage.snapshot() as live:
-                self.audit_ranges = missing_rows(live, upload, self.audit_columns)
+                self.audit_ranges = missing_rows(live, upload, self.audit_columns, unknown)
         self._reports: dict[str, RestoredTable] = {}
         self._changes_since: int | None = None
 
-    def survey(self, live: Connection) -> None:
-        """Count what is there and what would be lost."""
+    def survey(self, live: Connection, *, is_attached: bool = False) -> None:
+        """Count what is there and what would be lost.
+
+        Args:
+            live: Reads the database that is replaced.
+            is_attached: Whether it has the file as schema `upload`.
+        """
+        count_lost = _rows_lost_beside if is_attached else _rows_lost
         for table in self.tables:
             before = live.execute(select(func.count()).select_from(table)).scalar_one()
             after = self.upload.count(table.name)
-            lost = _rows_lost(live, self.upload, table) if before and after and len(table.primary_key) else before
+            lost = count_lost(live, self.upload, table) if before and after and len(table.primary_key) else before
             self._reports[table.name] = RestoredTable(rows_before=before, rows_after=after, rows_lost=lost)
         if self.upload.taken_at is not None:
             younger = select(func.count()).where(AUDIT_TABLE.c.timestamp > self.upload.taken_at)
@@ -135,3 +143,11 @@ def _rows_lost(live: Connection, upload: Upload, table: Table) -> int:
         sql = f"SELECT count(*) FROM {quoted(table.name)} WHERE ({names}) IN (VALUES {rows})"  # noqa: S608
         lost += len(stored) - upload.scalar(sql, [value for key in stored for value in key])
     return lost
+
+
+def _rows_lost_beside(live: Connection, upload: Upload, table: Table) -> int:
+    """The same where the file is attached to the database."""
+    names = ", ".join(quoted(key.name) for key in table.primary_key.columns)
+    name = quoted(table.name)
+    sql = f"SELECT count(*) FROM main.{name} WHERE ({names}) NOT IN (SELECT {names} FROM upload.{name} NOT INDEXED)"  # noqa: S608
+    return int(live.exec_driver_sql(sql).scalar_one())

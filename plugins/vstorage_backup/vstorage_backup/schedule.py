@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from vstorage_backup.export import MARK_TABLE, write_backup_file, writing
 from vstorage_backup.files import claimed, lock_path, publish, remove_leftovers, sha256_of, sync_folder, temporary_file
-from vstorage_backup.inspection import inspect_upload
+from vstorage_backup.inspection import inspect_trail, inspect_upload
 from vstorage_backup.settings import BackupSettings, Places, backup_settings, places_of
 from vstorage_backup.upload import Upload, opened
 from vstorage_core import ConfigurationError, ImportRefused, Storage, StorageError, StorageUnavailable, __version__
@@ -263,7 +263,9 @@ def _verified(storage: Storage, path: Path, name: str, taken_at: datetime, max_s
 def _refusal(storage: Storage, upload: Upload) -> str | None:
     """Why a restore would refuse the file."""
     try:
-        return inspect_upload(storage, upload, storage.tables(), upload.tables, ()).refusal
+        inspection = inspect_upload(storage, upload, storage.tables(), upload.tables, ())
+        inspect_trail(upload, inspection)
+        return inspection.refusal
     except ImportRefused as error:
         return str(error)
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from sqlalchemy import Connection, Table, select
 
-from vstorage_backup.export import copy_file, copy_memory, quoted
+from vstorage_backup.export import copy_memory, copy_pages, quoted
 from vstorage_backup.replacement import Replacement, refusing
 from vstorage_backup.sequences import raise_last_keys
 from vstorage_core import ImportRefused, StorageUnavailable, report_progress
@@ -26,8 +26,8 @@ def replace_on_sqlite(replacement: Replacement) -> None:
             safety.take(lambda path, guard: copy_memory(connection, path, guard), dialect)
         with connection.begin(), safety.discarded_on_error():
             if database is not None:
-                safety.take(lambda path, guard: copy_file(database, path, guard), dialect)
-            replacement.survey(connection)
+                safety.take(lambda path, guard: copy_pages(database, path, guard), dialect)
+            replacement.survey(connection, is_attached=True)
             for table in reversed(replacement.tables):
                 connection.exec_driver_sql(f"DELETE FROM main.{quoted(table.name)}")  # noqa: S608
             for done, table in enumerate(replacement.tables):

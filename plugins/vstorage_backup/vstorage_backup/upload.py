@@ -78,6 +78,19 @@ class Upload:
         sql = f"SELECT {names} FROM {quoted(table.name)} NOT INDEXED {where}"  # noqa: S608
         yield from in_chunks(self.connection.execute(sql, values), columns)
 
+    def is_clean_text(self, table: Table, columns: Sequence[FileColumn], where: str = "", *values: Any) -> bool:
+        """Whether all values of these columns, which are texts, are UTF-8 without NUL characters."""
+        names = ", ".join(quoted(column.name) for column in columns) or "NULL"
+        self.connection.text_factory = str
+        try:
+            rows = self.connection.execute(f"SELECT {names} FROM {quoted(table.name)} NOT INDEXED {where}", values)  # noqa: S608
+            return not any("\0" in "".join(filter(None, row)) for row in rows)
+        # So the driver says that a text is not UTF-8; whatever else it means, whoever looks at the rows finds again.
+        except (sqlite3.OperationalError, UnicodeDecodeError):
+            return False
+        finally:
+            self.connection.text_factory = _text
+
     def count(self, table: str) -> int:
         """How many rows the table has; 0 if the file does not have it."""
         if table not in self.tables:
