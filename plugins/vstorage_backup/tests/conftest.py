@@ -35,6 +35,20 @@ def machine(make_database: Callable[[str], str], open_machine: Callable[..., Sto
     return open_machine(make_database("sqlite"))
 
 
+@pytest.fixture(params=["sqlite", "memory", "postgresql", "mariadb"])
+def any_machine(
+    request: pytest.FixtureRequest, make_database: Callable[[str], str], open_machine: Callable[..., Storage]
+) -> Storage:
+    """A machine; the test runs once per engine."""
+    return open_machine(make_database(request.param))
+
+
+@pytest.fixture
+def backup(tmp_path: Path) -> Path:
+    """Where a test puts its backup."""
+    return tmp_path / "backup.sqlite"
+
+
 class BlockedStream(io.BytesIO):
     """A file that is read only when the test lets it: `reached` tells that somebody wants to."""
 

@@ -29,11 +29,6 @@ class Unseekable(io.RawIOBase):
         return len(data)
 
 
-@pytest.fixture(params=["sqlite", "memory", "postgresql", "mariadb"])
-def any_machine(request, make_database, open_machine):
-    return open_machine(make_database(request.param))
-
-
 def read(path, sql):
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(sql).fetchall()
