@@ -1,7 +1,8 @@
 """Another process on the machine's database; the tests start it as `python machine_process.py WHAT URL …`.
 
-write    inserts pairs of a team and a member, one transaction each, and prints the key of each that was acknowledged
-read     counts teams and members in one snapshot, and prints both counts
+write    inserts pairs of a team and a member, one transaction each, in so many threads, and prints the key of each that
+         was acknowledged
+read     counts teams and members in one snapshot, in so many threads, and prints both counts
 restore  restores a file over and over, and prints `restored` or `refused` after each
 backup   takes backups over and over, and prints the file of each
 measure  backs up to a file and restores it, once small and then whatever there is, and prints how much more memory
@@ -12,6 +13,7 @@ import logging
 import re
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import importlib_metadata
@@ -25,10 +27,22 @@ BACKUP = importlib_metadata.EntryPoint(name="backup", value="vstorage_backup.plu
 
 
 def say(*words):
-    print(*words, flush=True)
+    # In one piece, whichever thread says it.
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
 
 
-def write(storage, name):
+def in_threads(count, function, *arguments):
+    with ThreadPoolExecutor(int(count)) as pool:
+        for done in [pool.submit(function, *arguments) for _ in range(int(count))]:
+            done.result()
+
+
+def write(storage, name, threads):
+    in_threads(threads, write_on, storage, name)
+
+
+def write_on(storage, name):
     teams, members = ModelAccessor(Team, "teams", storage=storage), ModelAccessor(Member, "members", storage=storage)
     number = 0
     while True:
@@ -42,7 +56,11 @@ def write(storage, name):
         say(team.id, team.name)
 
 
-def read(storage, _):
+def read(storage, threads):
+    in_threads(threads, read_on, storage)
+
+
+def read_on(storage):
     while True:
         with storage.snapshot() as connection:
             teams, members = (connection.scalar(select(func.count()).select_from(model)) for model in (Team, Member))
