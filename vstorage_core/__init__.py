@@ -19,6 +19,7 @@ from vstorage_core.contributions import (
     Operation,
     PluginInfo,
     Progress,
+    TableExporter,
     report_progress,
     with_defaults,
 )
@@ -40,6 +41,7 @@ from vstorage_core.errors import (
     TransactionError,
 )
 from vstorage_core.hookspecs import hookimpl, hookspec
+from vstorage_core.selection import Selection, SelectionOptions
 from vstorage_core.storage import Storage, use_default_storage
 
 __version__ = "0.1.0"
@@ -66,10 +68,13 @@ __all__ = [
     "Progress",
     "RecordDeleted",
     "RecordLimitReached",
+    "Selection",
+    "SelectionOptions",
     "Storage",
     "StorageBusy",
     "StorageError",
     "StorageUnavailable",
+    "TableExporter",
     "TransactionConflict",
     "TransactionError",
     "acting_as",

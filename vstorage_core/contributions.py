@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, NamedTuple,
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 if TYPE_CHECKING:
+    from vstorage_core.selection import Selection
     from vstorage_core.storage import Storage
 
 # "replace" is the whole database being replaced, e.g. by a backup; the others are about one record.
@@ -44,6 +45,23 @@ def with_defaults(options: type[OptionsT], defaults: BaseModel) -> type[OptionsT
 
 
 @dataclass(frozen=True, kw_only=True)
+class TableExporter:
+    """How an exporter writes a single table: `GET /{component}/{filename}`, `vstorage export {name} --table TABLE`.
+
+    Attributes:
+        filename: Name of the file over HTTP, e.g. `export.csv`; its ending is that of any file of this format.
+        media_type: MIME type of that file.
+        write: Called with the storage, the rows that were chosen, a writable binary stream and the validated options.
+        options: Pydantic model of the options; those that choose rows are not among them.
+    """
+
+    filename: str
+    media_type: str
+    write: Callable[[Storage, Selection, BinaryIO, Any], None]
+    options: type[BaseModel] = NoOptions
+
+
+@dataclass(frozen=True, kw_only=True)
 class Exporter:
     """A way to write the database to a stream: `GET /db/{filename}`, `vstorage export {name}`.
 
@@ -54,9 +72,11 @@ class Exporter:
         write: Called with the storage, a writable binary stream (maybe not seekable) and the validated
             options. Writes in constant memory and never closes the stream.
         options: Pydantic model of the options; becomes query parameters and command-line flags.
+            `SelectionOptions` has those that choose tables and rows.
         summary: One line for help texts and OpenAPI.
         action: What a caller of the web API must be allowed to do: `db.{action}`. A name of its own for what may be
             allowed to others than who may export records, e.g. `backup`.
+        table: How it writes a single table, where it can.
     """
 
     name: str
@@ -66,6 +86,7 @@ class Exporter:
     options: type[BaseModel] = NoOptions
     summary: str = ""
     action: str = "export"
+    table: TableExporter | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

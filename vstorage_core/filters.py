@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import date, datetime, timezone
 from typing import Any
 
 import sqlalchemy
@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import JSON, Boolean, Column, ColumnElement, LargeBinary, String, TypeDecorator, Uuid, or_
 
 from vstorage_core.errors import InvalidInput
-from vstorage_core.records import RecordType
+from vstorage_core.records import RecordType, storage_rule
 
 Condition = Callable[[Any, Any], ColumnElement[bool]]
 
@@ -61,13 +61,68 @@ def conditions_of(record: RecordType, filters: Mapping[str, Any]) -> list[Column
     return [_condition(record, name, value) for name, value in filters.items()]
 
 
-def _condition(record: RecordType, name: str, value: Any) -> ColumnElement[bool]:
-    field, _, operator = (name, "", "eq") if name in record.columns else name.rpartition("__")
-    if field not in record.columns:
-        raise InvalidInput(f"cannot filter by {name!r}; the fields are {', '.join(record.columns)}")
-    known = operators_of(record.columns[field])
+def condition_of_text(
+    columns: Mapping[str, Column[Any]], types: Mapping[str, Any], name: str, text: str
+) -> ColumnElement[bool]:
+    """The SQL condition for a filter whose value is text, as on a command line, e.g. `age__gte` and `18`.
+
+    The values of `in` and `not_in` are separated by commas; a time without a zone is in UTC.
+
+    Args:
+        columns: By field.
+        types: By field, the Python type of its values; None: whatever the text.
+        name: Of the filter.
+        text: Its value.
+
+    Raises:
+        InvalidInput: As `conditions_of`.
+    """
+    field, operator, condition = _parts(columns, name)
+    column = columns[field]
+    if operator == "is_null":
+        try:
+            return condition(column, {"true": True, "false": False}[text.lower()])
+        except KeyError:
+            raise InvalidInput(f"{name} takes true or false") from None
+    if isinstance(column.type, LargeBinary):
+        raise InvalidInput(f"bytes such as {field} can only be asked whether they are there, by {field}__is_null")
+    if operator in ("in", "not_in"):
+        return condition(column, [_of_text(column, types.get(field), field, part) for part in text.split(",")])
+    return condition(column, _of_text(column, types.get(field), field, text))
+
+
+def _of_text(column: Column[Any], annotation: Any, field: str, text: str) -> Any:
+    try:
+        value = text if annotation is None else TypeAdapter(annotation).validate_python(text)
+    except ValidationError:
+        raise InvalidInput(f"{text!r} cannot be compared with {field}") from None
+    # pydantic takes "5" for five seconds after 1970.
+    if isinstance(value, date) and text[4:5] != "-":
+        raise InvalidInput(f"{text!r} cannot be compared with {field}; write it as in 2026-01-31T08:30:00Z")
+    if isinstance(value, datetime):
+        value = value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
+    rule = storage_rule(column)
+    try:
+        if rule is not None:
+            rule(value)
+    except ValueError as error:
+        raise InvalidInput(f"{field} cannot be compared with this value: {error}") from None
+    return value
+
+
+def _parts(columns: Mapping[str, Column[Any]], name: str) -> tuple[str, str, Condition]:
+    """Field and operator of a filter's name, and what the operator does."""
+    field, _, operator = (name, "", "eq") if name in columns else name.rpartition("__")
+    if field not in columns:
+        raise InvalidInput(f"cannot filter by {name!r}; the fields are {', '.join(columns)}")
+    known = operators_of(columns[field])
     if operator not in known:
         raise InvalidInput(f"cannot filter by {name!r}; the operators of {field} are {', '.join(known)}")
+    return field, operator, known[operator]
+
+
+def _condition(record: RecordType, name: str, value: Any) -> ColumnElement[bool]:
+    field, operator, condition = _parts(record.columns, name)
     if operator in ("in", "not_in"):
         if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
             raise InvalidInput(f"{name} takes a list of values")
@@ -77,7 +132,7 @@ def _condition(record: RecordType, name: str, value: Any) -> ColumnElement[bool]
             raise InvalidInput(f"{name} takes True or False")
     else:
         value = _typed(record, field, value)
-    return known[operator](getattr(record.model, field), value)
+    return condition(getattr(record.model, field), value)
 
 
 def _typed(record: RecordType, field: str, value: Any) -> Any:

@@ -76,7 +76,7 @@ class RecordType:
             if (canonical := _canonical_form(column)) is not None
         ]
         self._rules = [
-            (name, rule) for name, column in self.columns.items() if (rule := _storage_rule(column)) is not None
+            (name, rule) for name, column in self.columns.items() if (rule := storage_rule(column)) is not None
         ]
         self._makes_key = self.fills_in(self.key)
         self._fields = frozenset(model.model_fields)
@@ -232,8 +232,8 @@ def _canonical_form(column: Column[Any]) -> Callable[[Any], Any] | None:
     return None
 
 
-def _storage_rule(column: Column[Any]) -> Callable[[Any], None] | None:
-    """What every database must be able to keep and JSON to carry, beyond the model's own types."""
+def storage_rule(column: Column[Any]) -> Callable[[Any], None] | None:
+    """What every database must be able to keep and JSON to carry, beyond the model's own types; raises ValueError."""
     kind = column.type
     if isinstance(kind, UTCDateTime):
         return _require_time_zone

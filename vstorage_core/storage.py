@@ -45,6 +45,7 @@ from vstorage_core.errors import (
 from vstorage_core.plugins import PluginRegistry, refuse_duplicates
 from vstorage_core.records import Values, record_type
 from vstorage_core.rows import RowPlan, has_listeners, is_plain
+from vstorage_core.selection import SelectionOptions
 from vstorage_core.sessions import (
     RowTransaction,
     Scope,
@@ -494,6 +495,8 @@ class Storage:
             self._contributed[what] = refuse_duplicates(what.replace("_", " "), items, key)
             if kind is Exporter:
                 refuse_duplicates("export file", items, lambda exporter: exporter.filename)
+                single = [(plugin, exporter.table) for plugin, exporter in items if exporter.table is not None]
+                refuse_duplicates("export file of a table", single, lambda table: table.filename)
             if kind is Importer:
                 refuse_duplicates("import path", items, lambda importer: importer.path)
         found: dict[str, Any] = self._contributed[what]
@@ -532,6 +535,7 @@ class Storage:
         target: str | Path | BinaryIO,
         /,
         *,
+        table: str | None = None,
         progress: Callable[[Progress], None] | None = None,
         **options: Any,
     ) -> None:
@@ -539,21 +543,28 @@ class Storage:
 
         A file appears under its name only when it is complete.
 
+        Args:
+            name: Of the exporter.
+            target: Path of the file, or a writable binary stream.
+            table: Write this table alone, in the exporter's format for single tables.
+            progress: Called while it goes on.
+            **options: Of the exporter.
+
         Raises:
             InvalidInput: There is no such exporter, or an option is unknown or not allowed.
             StorageUnavailable: The database cannot be read now, or the disk for the file is full.
         """
         exporter = _named(self.exporters, name, "exporter")
-        checked = _check_options(exporter.options, name, options)
+        write = self._writer(exporter, options) if table is None else self._table_writer(exporter, options, table)
         with progress_to(progress):
             if not isinstance(target, str | Path):
-                exporter.write(self, target, checked)
+                write(target)
                 return
             path = Path(target)
             part = path.with_name(f".{path.name}.{os.getpid()}.part")
             try:
                 with part.open("wb") as stream:
-                    exporter.write(self, stream, checked)
+                    write(stream)
                     stream.flush()
                     os.fsync(stream.fileno())
                 part.replace(path)
@@ -563,6 +574,22 @@ class Storage:
                 raise
             finally:
                 part.unlink(missing_ok=True)
+
+    def _writer(self, exporter: Exporter, options: Mapping[str, Any]) -> Callable[[BinaryIO], None]:
+        checked = _check_options(exporter.options, exporter.name, options)
+        return lambda stream: exporter.write(self, stream, checked)
+
+    def _table_writer(self, exporter: Exporter, options: Mapping[str, Any], table: str) -> Callable[[BinaryIO], None]:
+        single = exporter.table
+        if single is None:
+            able = ", ".join(name for name, other in self.exporters.items() if other.table is not None) or "none"
+            raise InvalidInput(f"{exporter.name} writes no single tables; those that do: {able}")
+        choosing = {name: value for name, value in options.items() if name in ("where", "deleted")}
+        others = {name: value for name, value in options.items() if name not in choosing}
+        rows = _check_options(SelectionOptions, exporter.name, {**choosing, "tables": [table]})
+        checked = _check_options(single.options, exporter.name, others)
+        [selection] = rows.selections(self)
+        return lambda stream: single.write(self, selection, stream, checked)
 
     def import_(
         self,
@@ -629,7 +656,7 @@ def _named(provided: Mapping[str, Any], name: str, what: str) -> Any:
         raise InvalidInput(f"there is no {what} {name!r}; this storage has: {known}") from None
 
 
-def _check_options(model: type[BaseModel], name: str, options: Mapping[str, Any]) -> BaseModel:
+def _check_options(model: type[SettingsT], name: str, options: Mapping[str, Any]) -> SettingsT:
     unknown = sorted(set(options) - set(model.model_fields))
     if unknown:
         known = ", ".join(model.model_fields) or "none"
