@@ -15,6 +15,7 @@ from sqlmodel import Field, SQLModel, select
 
 import vstorage_csv.plugin
 import vstorage_rest.plugin
+import vstorage_transfer.plugin
 from vstorage_core import (
     AuditLog,
     ImportRefused,
@@ -48,7 +49,7 @@ MODELS = (User, Counter, Team, Member, Device, Ticket, Sample)
 @pytest.fixture
 def open_csv(open_storage):
     def open_(url, *plugins):
-        storage = open_storage(url, plugins=[vstorage_csv.plugin, *plugins])
+        storage = open_storage(url, plugins=[vstorage_csv.plugin, vstorage_transfer.plugin, *plugins])
         for model in MODELS:
             storage.register(ModelAccessor(model, f"{model.__tablename__}-c", storage=storage))
         return storage
@@ -375,7 +376,7 @@ def test_a_dry_run_tells_what_would_happen_and_does_nothing(storage):
     assert told == []
 
 
-def test_errors_csv_holds_the_bad_rows_and_completes_the_data_when_they_are_repaired(sqlite_storage):
+def test_errors_file_holds_the_bad_rows_and_completes_the_data_when_they_are_repaired(sqlite_storage):
     lines = ["id,name,email,age"]
     bad = set(range(17, 1020, 50))
     for number in range(1, 1021):
@@ -384,7 +385,7 @@ def test_errors_csv_holds_the_bad_rows_and_completes_the_data_when_they_are_repa
     assert len(bad) == 21
     assert counts(report, "users")["bad"] == 21
     assert counts(report, "users")["create"] == 999
-    errors = report.tables[0].errors_csv
+    errors = report.tables[0].errors_file
     header, *rows = csv.reader(io.StringIO(errors.removeprefix("\ufeff"), newline=""))
     assert header == ["#line", "#column", "#reason", "id", "name", "email", "age"]
     # Each row has two lines, as its name has.
@@ -500,7 +501,7 @@ def test_an_import_can_be_undone_by_its_report(storage):
         "id,name,email,age,deleted_at\n1,Anna,ana@example.com,31,\n2,Benny,ben@example.com,,\n",
         actor="ana",
     )
-    undone = storage.import_("csv-undo", io.BytesIO(report.model_dump_json().encode()), actor="ben")
+    undone = storage.import_("undo", io.BytesIO(report.model_dump_json().encode()), actor="ben")
     assert undone.changes == {"users-c": 3}
     after = content(storage)
     # The moment of the deletion is that of the undoing.
@@ -519,7 +520,7 @@ def test_undoing_deletes_what_was_created_and_brings_back_what_was_deleted(stora
         packed({"counter.csv": "id,value\n2,21\n3,30\n", "team.csv": "id,name\n2,blue\n", "member.csv": "id,name\n"}),
         mode="replace",
     )
-    storage.import_("csv-undo", io.BytesIO(report.batch.encode()))
+    storage.import_("undo", io.BytesIO(report.batch.encode()))
     assert [(counter.id, counter.value) for counter in accessor(storage, Counter).all()] == [(1, 10), (2, 20)]
     assert [(team.id, team.name) for team in accessor(storage, Team).all()] == [(1, "red")]
     assert [(member.id, member.team_id) for member in accessor(storage, Member).all()] == [(1, 1)]
@@ -531,15 +532,15 @@ def test_every_column_type_survives_undoing(storage):
     before = content(storage)["sample.csv"]
     report = load(storage, "id\n", tables=["sample"], mode="replace")
     assert samples.count() == 0
-    storage.import_("csv-undo", io.BytesIO(report.batch.encode()))
+    storage.import_("undo", io.BytesIO(report.batch.encode()))
     assert content(storage)["sample.csv"] == before
 
 
 def test_undoing_can_be_undone(sqlite_storage):
     report = load(sqlite_storage, "id,value\n1,10\n")
-    undone = sqlite_storage.import_("csv-undo", io.BytesIO(report.batch.encode()))
+    undone = sqlite_storage.import_("undo", io.BytesIO(report.batch.encode()))
     assert accessor(sqlite_storage, Counter).count() == 0
-    sqlite_storage.import_("csv-undo", io.BytesIO(undone.batch.encode()))
+    sqlite_storage.import_("undo", io.BytesIO(undone.batch.encode()))
     assert accessor(sqlite_storage, Counter).get(1).value == 10
 
 
@@ -550,7 +551,7 @@ def test_what_was_changed_since_is_a_conflict_and_nothing_is_undone(sqlite_stora
     with pytest.raises(
         ImportRefused, match=r"1 conflicts?, the first: counter-c 1: was changed since: update by ben"
     ) as caught:
-        sqlite_storage.import_("csv-undo", io.BytesIO(report.batch.encode()))
+        sqlite_storage.import_("undo", io.BytesIO(report.batch.encode()))
     assert [(d["component"], d["record_id"]) for d in caught.value.details] == [("counter-c", 1)]
     assert content(sqlite_storage) == before
 
@@ -560,13 +561,13 @@ def test_a_record_that_is_in_use_by_now_is_a_conflict(storage):
     report = load(storage, "id,parent_id\n1,\n2,\n", tables=["node"])
     accessor(storage, Node).insert(Node(parent_id=2))
     with pytest.raises(ImportRefused, match=r"node 2: .*another record refers to it"):
-        storage.import_("csv-undo", io.BytesIO(report.batch.encode()))
+        storage.import_("undo", io.BytesIO(report.batch.encode()))
     assert accessor(storage, Node).count() == 3
 
 
 def test_undoing_has_a_dry_run(sqlite_storage):
     report = load(sqlite_storage, "id,value\n1,10\n")
-    undone = sqlite_storage.import_("csv-undo", io.BytesIO(report.batch.encode()), dry_run=True)
+    undone = sqlite_storage.import_("undo", io.BytesIO(report.batch.encode()), dry_run=True)
     assert undone.changes == {"counter-c": 1}
     assert accessor(sqlite_storage, Counter).count() == 1
 
@@ -574,14 +575,14 @@ def test_undoing_has_a_dry_run(sqlite_storage):
 @pytest.mark.parametrize("text", ["", "{}", '{"batch": null}', "{", "\0", "x" * 300])
 def test_what_names_no_batch_is_refused(sqlite_storage, text):
     with pytest.raises(ImportRefused, match="give the report of the import, or the batch"):
-        sqlite_storage.import_("csv-undo", io.BytesIO(text.encode()))
+        sqlite_storage.import_("undo", io.BytesIO(text.encode()))
 
 
 def test_an_unknown_batch_is_refused(sqlite_storage):
     with acting_as("ana", batch="mine"):
         accessor(sqlite_storage, Counter).insert(Counter())
     with pytest.raises(ImportRefused, match="the audit trail has no such import"):
-        sqlite_storage.import_("csv-undo", io.BytesIO(b"other"))
+        sqlite_storage.import_("undo", io.BytesIO(b"other"))
 
 
 def test_the_report_is_json(sqlite_storage):
@@ -592,7 +593,9 @@ def test_the_report_is_json(sqlite_storage):
 
 
 def test_it_is_served_over_http(make_database, open_storage):
-    storage = open_storage(make_database("sqlite"), plugins=[vstorage_csv.plugin, vstorage_rest.plugin])
+    storage = open_storage(
+        make_database("sqlite"), plugins=[vstorage_csv.plugin, vstorage_transfer.plugin, vstorage_rest.plugin]
+    )
     app = FastAPI()
     bootstrap(app, accessors=[ModelAccessor(Counter, "counters", storage=storage)], storage=storage)
     client = TestClient(app, base_url="http://localhost", client=("127.0.0.1", 50000), headers={"X-User": "ana"})

@@ -1,4 +1,4 @@
-"""The lines of a CSV file, written and read after PostgreSQL's rule: NULL is empty, and '' is a pair of quotes.
+"""The lines of a CSV file, quoted and read after PostgreSQL's rule: NULL is empty, and '' is a pair of quotes.
 
 The spreadsheet dialect also begins with a byte order mark, ends its lines as Windows does, and puts an apostrophe
 before text that a spreadsheet would run as a formula.
@@ -7,58 +7,15 @@ before text that a spreadsheet would run as a formula.
 from __future__ import annotations
 
 import codecs
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO, NamedTuple
 
 from vstorage_core import ImportRefused
-from vstorage_csv.archive import Dialect
-from vstorage_csv.cells import Cells
 
 BYTE_ORDER_MARK = "\ufeff"
 # What a spreadsheet takes for the start of a formula, and the apostrophe itself so that it can be taken off again.
 # https://owasp.org/www-community/attacks/CSV_Injection
 FORMULA_STARTS = tuple("=+-@\t\r\n\0＝＋－＠'")  # noqa: RUF001 (full-width forms are the point)
-_PLAIN = re.compile(r"[0-9A-Za-z:. +-]*")
-
-
-class LineWriter:
-    """Writes rows of these columns.
-
-    Attributes:
-        header: The first line, with the names of the columns.
-    """
-
-    def __init__(self, columns: Sequence[Cells], dialect: Dialect, delimiter: str) -> None:
-        self._columns = columns
-        self._for_people = dialect == "spreadsheet"
-        self._delimiter = delimiter
-        self._end = "\r\n" if self._for_people else "\n"
-        names = delimiter.join(quoted((cells.column.name for cells in columns), defused=self._for_people))
-        self.header = f"{BYTE_ORDER_MARK if self._for_people else ''}{names}{self._end}"
-
-    def lines(self, rows: Sequence[Sequence[Any]]) -> str:
-        """The lines of these rows, of which there is at least one."""
-        # Column by column, so that the loop over the rows runs in C.
-        columns = map(self._column, self._columns, zip(*rows, strict=True))
-        return self._end.join(map(self._delimiter.join, zip(*columns, strict=True))) + self._end
-
-    def _column(self, cells: Cells, values: Sequence[Any]) -> Sequence[str]:
-        if None not in values:
-            return self._texts(cells, values)
-        texts = iter(self._texts(cells, [value for value in values if value is not None]))
-        return ["" if value is None else next(texts) for value in values]
-
-    def _texts(self, cells: Cells, values: Sequence[Any]) -> Sequence[str]:
-        write = cells.sheet_texts if self._for_people else cells.texts
-        try:
-            texts = write(values)
-        except (ValueError, TypeError, ArithmeticError):
-            texts = list(map(str, values))
-        # A database of the original may hold any text where the type of the column allows none.
-        if cells.is_text or not _PLAIN.fullmatch("".join(texts)):
-            return quoted(texts, defused=self._for_people)
-        return texts
 
 
 def quoted(texts: Iterable[str], *, defused: bool) -> list[str]:

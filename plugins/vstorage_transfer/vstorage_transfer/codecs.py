@@ -1,8 +1,8 @@
-"""The text of a cell: how a column's values are written to CSV and read from it, per column type.
+"""How a column's values go into files and come back, per column type: as exact text, or as values of Python.
 
-A `Cells` object belongs to one column. It converts whole columns of a chunk of rows at once, so that the loop over
-the rows runs in C, and reads values as the driver gives them wherever their text follows from that: a time that
-SQLite keeps as text is never parsed only to be formatted again.
+A codec belongs to one column. It converts whole columns of a chunk of rows at once, so that the loop over the rows
+runs in C, and reads values as the driver gives them wherever their text follows from that: a time that SQLite keeps as
+text is never parsed only to be formatted again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta, timezone
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -28,18 +28,25 @@ from vstorage_core.audit import AUDIT_TABLE
 
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,4000}")
 _DURATION = TypeAdapter(timedelta)
+# Above it a float skips whole numbers.
+_LARGEST_EXACT = 2**53
+_EXACT_DIGITS = 15
+# Python's default context rounds to 28 digits.
+_EXACT = Context(prec=1000)
 
 
-class Cells:
-    """The cells of one column.
+class Codec:
+    """How the values of one column are written and read.
 
     Attributes:
         kind: Name of the type in the manifest.
         is_text: Whether the text is free, so that it may be empty, contain quotes or look like a formula.
+        is_instant: Whether the values are times with a zone.
     """
 
     kind: ClassVar[str] = "text"
     is_text: ClassVar[bool] = False
+    is_instant: bool = False
 
     def __init__(self, column: Column[Any], dialect: Dialect) -> None:
         self.column = column
@@ -52,24 +59,34 @@ class Cells:
         """The exact text of each value; none of them is None."""
         raise NotImplementedError
 
-    def sheet_texts(self, values: Sequence[Any]) -> Sequence[str]:
-        """The text of each value as a spreadsheet recognises it."""
-        return self.texts(values)
+    def loaded(self, values: Sequence[Any]) -> Sequence[Any]:
+        """The Python value of each value; none of them is None.
+
+        Raises:
+            ValueError: The database holds something else than the type of the column.
+        """
+        return list(map(self.parse, self.texts(values)))
 
     def parse(self, text: str) -> Any:
-        """The Python value of a cell that is not NULL.
+        """The Python value of a text that stands for one.
 
         Raises:
             ValueError: It is none, with a sentence that says why.
         """
         raise NotImplementedError
 
-    def parse_sheet(self, text: str) -> Any:
-        """`parse` for what a spreadsheet wrote."""
-        return self.parse(text)
+    def accept(self, value: Any) -> Any:
+        """The Python value of what a file has that knows types of its own, e.g. a number of JSON; never None.
+
+        Raises:
+            ValueError: It is none, with a sentence that says why.
+        """
+        if isinstance(value, str):
+            return self.parse(value)
+        raise ValueError(f"is of the type {type(value).__name__} where the column has {self.kind}")
 
 
-class _TextCells(Cells):
+class _TextCodec(Codec):
     """Text as it is."""
 
     is_text = True
@@ -78,11 +95,14 @@ class _TextCells(Cells):
         # A database of the original may hold something else where the model has text.
         return values if set(map(type, values)) == {str} else list(map(str, values))
 
+    def loaded(self, values: Sequence[Any]) -> Sequence[Any]:
+        return self.texts(values)
+
     def parse(self, text: str) -> Any:
         return text
 
 
-class _WholeNumberCells(Cells):
+class _WholeNumberCodec(Codec):
     """Digits."""
 
     kind = "integer"
@@ -95,14 +115,25 @@ class _WholeNumberCells(Cells):
             raise ValueError("is not a whole number")
         return int(text)
 
+    def accept(self, value: Any) -> Any:
+        if type(value) is int:
+            return value
+        # What data tools make of whole numbers as soon as one of them is missing.
+        if type(value) is float and value.is_integer() and abs(value) < _LARGEST_EXACT:
+            return int(value)
+        return super().accept(value)
 
-class _FloatCells(Cells):
+
+class _FloatCodec(Codec):
     """The shortest text that is read back as the same number."""
 
     kind = "float"
 
     def texts(self, values: Sequence[Any]) -> Sequence[str]:
         return list(map(repr, map(float, values)))
+
+    def loaded(self, values: Sequence[Any]) -> Sequence[Any]:
+        return list(map(float, values))
 
     def parse(self, text: str) -> Any:
         try:
@@ -112,8 +143,11 @@ class _FloatCells(Cells):
             pass
         raise ValueError("is not a number")
 
+    def accept(self, value: Any) -> Any:
+        return float(value) if type(value) in (int, float) else super().accept(value)
 
-class _DecimalCells(Cells):
+
+class _DecimalCodec(Codec):
     """All digits, trailing zeros too."""
 
     kind = "decimal"
@@ -126,9 +160,12 @@ class _DecimalCells(Cells):
     def texts(self, values: Sequence[Any]) -> Sequence[str]:
         return [format(self._load(value), "f") for value in values]
 
+    def loaded(self, values: Sequence[Any]) -> Sequence[Any]:
+        return [self._load(value) for value in values]
+
     def _load(self, value: Any) -> Decimal:
         number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
-        return number if self._exponent is None else number.quantize(self._exponent)
+        return number if self._exponent is None else _EXACT.quantize(number, self._exponent)
 
     def parse(self, text: str) -> Any:
         try:
@@ -139,8 +176,18 @@ class _DecimalCells(Cells):
             raise ValueError("is not a decimal number")
         return number
 
+    def accept(self, value: Any) -> Any:
+        if type(value) in (int, Decimal):
+            return Decimal(value)
+        if type(value) is float:
+            number = Decimal(repr(value))
+            if len(number.as_tuple().digits) > _EXACT_DIGITS:
+                raise ValueError("has lost digits as a number; write it as text")
+            return self.parse(str(number))
+        return super().accept(value)
 
-class _BooleanCells(Cells):
+
+class _BooleanCodec(Codec):
     """true or false."""
 
     kind = "boolean"
@@ -149,8 +196,8 @@ class _BooleanCells(Cells):
     def texts(self, values: Sequence[Any]) -> Sequence[str]:
         return ["true" if value else "false" for value in values]
 
-    def sheet_texts(self, values: Sequence[Any]) -> Sequence[str]:
-        return ["TRUE" if value else "FALSE" for value in values]
+    def loaded(self, values: Sequence[Any]) -> Sequence[Any]:
+        return list(map(bool, values))
 
     def parse(self, text: str) -> Any:
         try:
@@ -158,16 +205,19 @@ class _BooleanCells(Cells):
         except KeyError:
             raise ValueError("is neither true nor false") from None
 
+    def accept(self, value: Any) -> Any:
+        return value if type(value) is bool else super().accept(value)
 
-class _DateTimeCells(Cells):
+
+class _DateTimeCodec(Codec):
     """ISO 8601 with microseconds; with +00:00 where the column keeps instants."""
 
     kind = "datetime"
 
     def __init__(self, column: Column[Any], dialect: Dialect) -> None:
         super().__init__(column, dialect)
-        self._is_instant = isinstance(column.type, UTCDateTime)
-        self._zone = "+00:00" if self._is_instant else ""
+        self.is_instant = isinstance(column.type, UTCDateTime)
+        self._zone = "+00:00" if self.is_instant else ""
 
     def texts(self, values: Sequence[Any]) -> Sequence[str]:
         if set(map(type, values)) == {str} and set(map(len, values)) == {26}:
@@ -175,13 +225,12 @@ class _DateTimeCells(Cells):
             return [f"{value[:10]}T{value[11:]}{zone}" for value in values]
         return [self._load(value).isoformat(timespec="microseconds") for value in values]
 
-    def sheet_texts(self, values: Sequence[Any]) -> Sequence[str]:
-        # Spreadsheets take a time with a zone, or with the T of ISO 8601, for text.
-        return [self._load(value).replace(tzinfo=None).isoformat(" ").removesuffix(".000000") for value in values]
+    def loaded(self, values: Sequence[Any]) -> Sequence[Any]:
+        return list(map(self._load, values))
 
     def _load(self, value: Any) -> datetime:
         moment: datetime = datetime.fromisoformat(value) if isinstance(value, str) else value
-        if not self._is_instant:
+        if not self.is_instant:
             return moment
         return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
 
@@ -192,12 +241,11 @@ class _DateTimeCells(Cells):
         except ValueError:
             raise ValueError("is not a date and time such as 2026-01-31T08:30:00+00:00") from None
 
-    def parse_sheet(self, text: str) -> Any:
-        moment = self.parse(text)
-        return moment.replace(tzinfo=timezone.utc) if self._is_instant and moment.tzinfo is None else moment
+    def accept(self, value: Any) -> Any:
+        return value if isinstance(value, datetime) else super().accept(value)
 
 
-class _DateCells(Cells):
+class _DateCodec(Codec):
     """ISO 8601."""
 
     kind = "date"
@@ -205,14 +253,20 @@ class _DateCells(Cells):
     def texts(self, values: Sequence[Any]) -> Sequence[str]:
         return [value if isinstance(value, str) else value.isoformat() for value in values]
 
+    def loaded(self, values: Sequence[Any]) -> Sequence[Any]:
+        return [self.parse(value) if isinstance(value, str) else value for value in values]
+
     def parse(self, text: str) -> Any:
         try:
             return date.fromisoformat(text)
         except ValueError:
             raise ValueError("is not a date such as 2026-01-31") from None
 
+    def accept(self, value: Any) -> Any:
+        return value if type(value) is date else super().accept(value)
 
-class _TimeCells(Cells):
+
+class _TimeCodec(Codec):
     """ISO 8601."""
 
     kind = "time"
@@ -224,14 +278,20 @@ class _TimeCells(Cells):
     def texts(self, values: Sequence[Any]) -> Sequence[str]:
         return [value.isoformat() for value in values]
 
+    def loaded(self, values: Sequence[Any]) -> Sequence[Any]:
+        return values
+
     def parse(self, text: str) -> Any:
         try:
             return time.fromisoformat(text)
         except ValueError:
             raise ValueError("is not a time of day such as 08:30:00") from None
 
+    def accept(self, value: Any) -> Any:
+        return value if isinstance(value, time) else super().accept(value)
 
-class _DurationCells(Cells):
+
+class _DurationCodec(Codec):
     """ISO 8601, e.g. P1DT30M."""
 
     kind = "duration"
@@ -242,14 +302,20 @@ class _DurationCells(Cells):
     def texts(self, values: Sequence[Any]) -> Sequence[str]:
         return [_iso_duration(value) for value in values]
 
+    def loaded(self, values: Sequence[Any]) -> Sequence[Any]:
+        return values
+
     def parse(self, text: str) -> Any:
         try:
             return _DURATION.validate_python(text)
         except ValidationError:
             raise ValueError("is not a duration such as PT1H30M") from None
 
+    def accept(self, value: Any) -> Any:
+        return value if isinstance(value, timedelta) else super().accept(value)
 
-class _UuidCells(Cells):
+
+class _UuidCodec(Codec):
     """36 characters with hyphens."""
 
     kind = "uuid"
@@ -269,7 +335,7 @@ class _UuidCells(Cells):
         return key if not isinstance(kind, sqlalchemy.Uuid) or kind.as_uuid else str(key)
 
 
-class _EnumCells(_TextCells):
+class _EnumCodec(_TextCodec):
     """The name as the database stores it."""
 
     kind = "enum"
@@ -287,7 +353,7 @@ class _EnumCells(_TextCells):
             raise ValueError(f"is none of {', '.join(self._members)}") from None
 
 
-class _BytesCells(Cells):
+class _BytesCodec(Codec):
     """Base64, which may be empty or begin with a plus sign."""
 
     kind = "bytes"
@@ -302,8 +368,14 @@ class _BytesCells(Cells):
         except (binascii.Error, ValueError):
             raise ValueError("is not base64") from None
 
+    def loaded(self, values: Sequence[Any]) -> Sequence[Any]:
+        return list(map(bytes, values))
 
-class _JsonCells(_TextCells):
+    def accept(self, value: Any) -> Any:
+        return value if isinstance(value, bytes) else super().accept(value)
+
+
+class _JsonCodec(_TextCodec):
     """The JSON text, as it stands in the database wherever that keeps text."""
 
     kind = "json"
@@ -329,8 +401,11 @@ class _JsonCells(_TextCells):
         except (ValueError, RecursionError) as error:
             raise ValueError(f"is not JSON: {error}") from None
 
+    def accept(self, value: Any) -> Any:
+        return super().accept(value) if isinstance(value, str) else value
 
-class _OtherCells(_TextCells):
+
+class _OtherCodec(_TextCodec):
     """A type that vstorage does not know: its Python value as text, or as JSON where it has parts."""
 
     kind = "other"
@@ -344,6 +419,9 @@ class _OtherCells(_TextCells):
     def parse(self, text: str) -> Any:
         # The model's own validation converts it.
         return text
+
+    def accept(self, value: Any) -> Any:
+        return value if isinstance(value, str) else _other_text(value)
 
 
 def _iso_duration(value: timedelta) -> str:
@@ -364,31 +442,39 @@ def _undecorated(kind: TypeEngine[Any]) -> TypeEngine[Any]:
 
 
 # The first that fits: SQLAlchemy's Enum is a String, its Float may be a Numeric, its Interval a TypeDecorator.
-_BY_TYPE: tuple[tuple[type[TypeEngine[Any]], type[Cells]], ...] = (
-    (UTCDateTime, _DateTimeCells),
-    (AutoString, _TextCells),
-    (sqlalchemy.Interval, _DurationCells),
-    (TypeDecorator, _OtherCells),
-    (sqlalchemy.Enum, _EnumCells),
-    (sqlalchemy.Boolean, _BooleanCells),
-    (sqlalchemy.Integer, _WholeNumberCells),
-    (sqlalchemy.Float, _FloatCells),
-    (sqlalchemy.Numeric, _DecimalCells),
-    (sqlalchemy.DateTime, _DateTimeCells),
-    (sqlalchemy.Date, _DateCells),
-    (sqlalchemy.Time, _TimeCells),
-    (sqlalchemy.Uuid, _UuidCells),
-    (sqlalchemy.LargeBinary, _BytesCells),
-    (sqlalchemy.JSON, _JsonCells),
-    (sqlalchemy.String, _TextCells),
-    (TypeEngine, _OtherCells),
+_BY_TYPE: tuple[tuple[type[TypeEngine[Any]], type[Codec]], ...] = (
+    (UTCDateTime, _DateTimeCodec),
+    (AutoString, _TextCodec),
+    (sqlalchemy.Interval, _DurationCodec),
+    (TypeDecorator, _OtherCodec),
+    (sqlalchemy.Enum, _EnumCodec),
+    (sqlalchemy.Boolean, _BooleanCodec),
+    (sqlalchemy.Integer, _WholeNumberCodec),
+    (sqlalchemy.Float, _FloatCodec),
+    (sqlalchemy.Numeric, _DecimalCodec),
+    (sqlalchemy.DateTime, _DateTimeCodec),
+    (sqlalchemy.Date, _DateCodec),
+    (sqlalchemy.Time, _TimeCodec),
+    (sqlalchemy.Uuid, _UuidCodec),
+    (sqlalchemy.LargeBinary, _BytesCodec),
+    (sqlalchemy.JSON, _JsonCodec),
+    (sqlalchemy.String, _TextCodec),
+    (TypeEngine, _OtherCodec),
 )
 
 
-def cells_of(column: Column[Any], dialect: Dialect) -> Cells:
+def with_nulls(convert: Callable[[Sequence[Any]], Sequence[Any]], values: Sequence[Any], null: Any) -> Sequence[Any]:
+    """The values converted, and `null` in the place of each None."""
+    if None not in values:
+        return convert(values)
+    converted = iter(convert([value for value in values if value is not None]))
+    return [null if value is None else next(converted) for value in values]
+
+
+def codec_of(column: Column[Any], dialect: Dialect) -> Codec:
     """How the values of the column are written and read."""
     kind = column.type
     if column.table is AUDIT_TABLE and not isinstance(kind, UTCDateTime | AutoString):
         # The audit trail's own types only decode what stands there as text.
         kind = _undecorated(kind)
-    return next(cells(column, dialect) for known, cells in _BY_TYPE if isinstance(kind, known))
+    return next(codec(column, dialect) for known, codec in _BY_TYPE if isinstance(kind, known))

@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from vstorage_core import ImportRefused
-from vstorage_csv.table import BadRow, Finding, Row, TableFile
+from vstorage_transfer.formats import FileReader
+from vstorage_transfer.table import BadRow, Finding, ImportTable, Row
 
 MAX_BAD_ROWS = 10_000
 MAX_DIFFERENCES = 20
@@ -16,7 +17,11 @@ _MAX_VALUE_CHARACTERS = 200
 
 
 class Difference(BaseModel):
-    """One field that an update changes."""
+    """One field that an update changes.
+
+    Attributes:
+        line: Where its row begins, or the row's number where a file has no lines.
+    """
 
     line: int
     key: Any
@@ -26,7 +31,7 @@ class Difference(BaseModel):
 
 
 class Problem(BaseModel):
-    """Why a row is bad."""
+    """Why a row is bad; `line` as in `Difference`."""
 
     file: str
     line: int | None
@@ -46,7 +51,7 @@ class TableReport(BaseModel):
 
     Attributes:
         differences: The first fields that updates change.
-        errors_csv: The bad rows as a CSV file: repair the rows and import it again.
+        errors_file: The bad rows as a file, where the format is text: repair the rows and import it again.
     """
 
     table: str
@@ -57,7 +62,7 @@ class TableReport(BaseModel):
     delete: int = 0
     bad: int = 0
     differences: list[Difference] = []
-    errors_csv: str | None = None
+    errors_file: str | None = None
 
 
 class ImportReport(BaseModel):
@@ -90,10 +95,11 @@ class TableFindings:
         problems: What is wrong with it, known at the end.
     """
 
-    def __init__(self, file: TableFile) -> None:
-        self._file = file
+    def __init__(self, file: str, table: ImportTable, reader: FileReader) -> None:
+        self._table = table
+        self._reader = reader
         self._bad: list[BadRow] = []
-        self.report = TableReport(table=file.table.name, file=file.file.name)
+        self.report = TableReport(table=table.name, file=file)
         self.problems: list[Problem] = []
 
     def bad(self, row: BadRow) -> None:
@@ -108,11 +114,11 @@ class TableFindings:
     def updated(self, row: Row, before: dict[str, Any], after: dict[str, Any], changed: Sequence[str]) -> None:
         """Note an update of the attributes in `changed`."""
         self.report.update += 1
-        table = self._file.table
+        table = self._table
         for name in changed[: MAX_DIFFERENCES - len(self.report.differences)]:
             self.report.differences.append(
                 Difference(
-                    line=row.line.number,
+                    line=row.line,
                     key=table.shown(table.record.key, before[table.record.key]),
                     column=table.record.columns[name].name,
                     before=table.shown(name, before[name]),
@@ -124,21 +130,21 @@ class TableFindings:
         """Note a record that should be deleted and cannot be."""
         self.report.bad += 1
         reason = f"the record {key} is not in the file and cannot be deleted: {reason}"
-        self.problems.append(Problem(file=self._file.file.name, line=None, column=None, value=None, reason=reason))
+        self.problems.append(Problem(file=self.report.file, line=None, column=None, value=None, reason=reason))
 
     def finish(self) -> None:
         """Write what is wrong with the rows, in the order of the file."""
-        rows = sorted(self._bad, key=lambda row: row.line.number)
+        rows = sorted(self._bad, key=lambda row: row.line)
         self.report.bad += len(rows)
         if rows:
-            self.report.errors_csv = self._file.errors_csv(rows)
+            self.report.errors_file = self._reader.errors_file(rows)
         self.problems[:0] = [self._problem(row, finding) for row in rows for finding in row.findings]
 
     def _problem(self, row: BadRow, finding: Finding) -> Problem:
-        value = self._file.cell(row.line, finding.column)
+        value = None if finding.column is None else self._reader.cell(row.source, finding.column)
         return Problem(
-            file=self._file.file.name,
-            line=row.line.number,
+            file=self.report.file,
+            line=row.line,
             column=finding.column,
             value=None if value is None else value[:_MAX_VALUE_CHARACTERS],
             reason=finding.reason,

@@ -1,18 +1,18 @@
-"""Reads CSV files into the tables: every row through the accessor's write path, all of it in one transaction."""
+"""Reads files into the tables: every row through the accessor's write path, all of it in one transaction."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
-from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlmodel import Session
 
 from vstorage_core import (
     ConstraintViolation,
+    Importer,
     ImportRefused,
     InvalidInput,
     InvalidRecord,
@@ -22,43 +22,36 @@ from vstorage_core import (
     acting_as,
     report_progress,
 )
-from vstorage_core.audit import AUDIT_TABLE, stored_values
+from vstorage_core.audit import stored_values
 from vstorage_core.records import SOFT_DELETE_FIELD, Values
-from vstorage_csv.archive import Dialect
-from vstorage_csv.report import ImportReport, TableFindings, counted, refuse_too_many
-from vstorage_csv.table import CHUNK_ROWS, BadRow, Finding, ImportTable, Row, TableFile, read_header
-from vstorage_csv.upload import CsvFile, Upload, open_upload
+from vstorage_transfer.formats import FileFormat
+from vstorage_transfer.plan import CHUNK_ROWS, ImportOptions, ImportPlan, TableFile
+from vstorage_transfer.report import ImportReport, TableFindings, counted, refuse_too_many
+from vstorage_transfer.table import BadRow, Finding, Row
+from vstorage_transfer.upload import Upload, open_upload
 
 # What the model, a hook or the database may say about a row; anything else is a failure and ends the import.
 REFUSALS = (ValueError, PermissionError, ConstraintViolation, RecordDeleted, RecordLimitReached)
 
 
-class CsvImportOptions(BaseModel):
-    """Options of the CSV import."""
+def importer_of(file_format: FileFormat, *, path: str, options: type[ImportOptions] = ImportOptions) -> Importer:
+    """The importer of a file format."""
 
-    model_config = ConfigDict(extra="forbid")
+    def read(storage: Storage, stream: BinaryIO, chosen: ImportOptions) -> ImportReport:
+        return import_files(storage, stream, chosen, file_format)
 
-    mode: Literal["insert", "upsert", "replace"] = Field(
-        default="upsert",
-        description="insert: every row is new; upsert: rows with a known key are updated;"
-        " replace: and records that are not in the file are deleted",
+    return Importer(
+        name=file_format.name,
+        path=path,
+        read=read,
+        options=options,
+        report=ImportReport,
+        summary=f"Import a zip of {file_format.title} files, or such a file",
     )
-    dry_run: bool = Field(default=False, description="Only report what would happen")
-    on_error: Literal["fail", "skip"] = Field(
-        default="fail",
-        description="fail: with a bad row nothing is stored; skip: the good rows are stored",
-    )
-    tables: list[str] | None = Field(
-        default=None, description="Tables of the zip to import, or the table of a CSV file; default: all, or as named"
-    )
-    dialect: Dialect | None = Field(
-        default=None, description="Of the files; default: what the manifest says, else spreadsheet"
-    )
-    edited: bool = Field(default=False, description="The files were edited: do not compare them with the manifest")
 
 
-def import_csv(storage: Storage, stream: BinaryIO, options: CsvImportOptions) -> ImportReport:
-    """Import a zip of CSV files, or a CSV file.
+def import_files(storage: Storage, stream: BinaryIO, options: ImportOptions, file_format: FileFormat) -> ImportReport:
+    """Import a zip of files of this format, or such a file.
 
     Raises:
         InvalidInput: The options cannot work together.
@@ -67,9 +60,10 @@ def import_csv(storage: Storage, stream: BinaryIO, options: CsvImportOptions) ->
     """
     if options.mode == "replace" and options.on_error == "skip":
         raise InvalidInput("replace deletes what is not in the file, so it cannot skip bad rows; use on_error=fail")
-    with open_upload(storage, stream, edited=options.edited) as upload:
+    with open_upload(storage, stream, file_format, edited=options.edited) as upload:
+        _refuse_replacing_by_a_part(upload, options)
         report = ImportReport(dry_run=options.dry_run, batch=None if options.dry_run else uuid.uuid4().hex)
-        files = _planned(storage, upload, options, report)
+        files = ImportPlan(storage, upload, options, file_format, report).files()
         with suppress(DryRun), storage.transaction() as session, acting_as(batch=report.batch):
             _Import(storage, session, options).run(files, report)
             if options.dry_run:
@@ -81,70 +75,19 @@ class DryRun(Exception):
     """Rolls the transaction of a dry run back."""
 
 
-def _planned(storage: Storage, upload: Upload, options: CsvImportOptions, report: ImportReport) -> list[TableFile]:
-    """The files to import, referenced tables first; notes in the report which are skipped."""
-    order = [table.name for table in storage.tables()]
-    tables = _importable(storage)
-    named = [(file.table, file) for file in upload.files]
-    if len(named) == 1:
-        named = [(_table_of(upload.files[0], order, tables, options), upload.files[0])]
-    absent = sorted(set(options.tables or ()) - {name for name, _ in named})
-    if absent:
-        raise ImportRefused(f"the upload has no file of the table {', '.join(absent)}")
-    planned: dict[str, TableFile] = {}
-    for name, file in named:
-        if options.tables is not None and name not in options.tables:
-            report.skipped[file.name] = "not among the tables that were asked for"
-        elif name == AUDIT_TABLE.name:
-            report.skipped[file.name] = "the audit trail is never imported"
-        elif name is None or name not in order:
-            raise ImportRefused(f"{file.name}: there is no table {name!r}; the tables are {', '.join(order)}")
-        elif name not in tables and file.rows == 0:
-            report.skipped[file.name] = "it has no rows, and no accessor writes its table"
-        elif name not in tables:
-            raise ImportRefused(
-                f"{file.name}: no accessor writes the table {name!r}; add one, or name the others in the option tables"
-            )
-        elif name in planned:
-            raise ImportRefused(f"{planned[name].file.name} and {file.name} are both of the table {name}")
-        else:
-            header = read_header(file, set(tables[name].columns))
-            dialect = options.dialect or upload.dialect or "spreadsheet"
-            planned[name] = TableFile(file, header, tables[name], dialect, needs_key=options.mode != "insert")
-    return sorted(planned.values(), key=lambda file: order.index(file.table.name))
-
-
-def _importable(storage: Storage) -> dict[str, ImportTable]:
-    dialect = storage.engine.dialect
-    tables: dict[str, ImportTable] = {}
-    for accessor in storage.accessors:
-        mapper = accessor.record.mapper
-        # Which class a row of a hierarchy is of, a file cannot tell.
-        if mapper.inherits is None and mapper.polymorphic_on is None:
-            tables[mapper.local_table.name] = ImportTable(storage, accessor, dialect)
-    return tables
-
-
-def _table_of(file: CsvFile, order: list[str], tables: dict[str, ImportTable], options: CsvImportOptions) -> str:
-    """Name of the table that the only file is of: as asked for, as the file is called, or the only one it fits."""
-    if options.tables is not None and len(options.tables) == 1:
-        return options.tables[0]
-    if file.table in order:
-        return str(file.table)
-    names = read_header(file, {name for table in tables.values() for name in table.columns}).names
-    fitting = [
-        name for name, table in tables.items() if not table.unknown(names) and not table.missing(names, needs_key=False)
-    ]
-    if len(fitting) != 1:
-        which = f"each of {', '.join(fitting)}" if fitting else "no table"
-        raise ImportRefused(f"{file.name} fits {which}; name its table with the option tables")
-    return fitting[0]
+def _refuse_replacing_by_a_part(upload: Upload, options: ImportOptions) -> None:
+    manifest = upload.manifest
+    if options.mode == "replace" and manifest is not None and manifest.where:
+        raise ImportRefused(
+            f"the file has only the records where {', '.join(manifest.where)}; replace would delete all others."
+            " Import it with mode=upsert"
+        )
 
 
 class _Import:
     """One import, inside its transaction."""
 
-    def __init__(self, storage: Storage, session: Session, options: CsvImportOptions) -> None:
+    def __init__(self, storage: Storage, session: Session, options: ImportOptions) -> None:
         self._storage = storage
         self._session = session
         self._options = options
@@ -160,7 +103,7 @@ class _Import:
         """
         keys = {}
         for file in files:
-            self._findings[file] = TableFindings(file)
+            self._findings[file] = TableFindings(file.file.name, file.table, file.reader)
             keys[file] = self._read(file)
         if self._options.mode == "replace":
             for file in reversed(files):
@@ -206,7 +149,7 @@ class _Import:
                 new.append(row)
             elif self._options.mode == "insert":
                 taken = Finding(record.key_column.name, "is taken by another record")
-                self._findings[file].bad(BadRow(row.line, [taken]))
+                self._findings[file].bad(BadRow(row.line, row.source, row.size, [taken]))
             else:
                 self._update(file, row, stored[row.values[record.key]])
         inserted = self._insert(file, new)
@@ -294,13 +237,15 @@ class _Import:
         for file, row, error in self._waiting:
             column = next((field for field in error.fields if field in file.table.columns), None)
             reason = str(error).removeprefix(f"{column} ")
-            self._findings[file].bad(BadRow(row.line, [Finding(column, reason)]))
+            self._findings[file].bad(BadRow(row.line, row.source, row.size, [Finding(column, reason)]))
 
     def _refused(self, file: TableFile, row: Row, error: Exception) -> None:
         if isinstance(error, ConstraintViolation):
             self._waiting.append((file, row, error))
             refuse_too_many(len(self._waiting))
         elif isinstance(error, InvalidRecord):
-            self._findings[file].bad(BadRow(row.line, [file.table.finding(problem) for problem in error.errors]))
+            self._findings[file].bad(
+                BadRow(row.line, row.source, row.size, [file.table.finding(problem) for problem in error.errors])
+            )
         else:
-            self._findings[file].bad(BadRow(row.line, [Finding(None, str(error))]))
+            self._findings[file].bad(BadRow(row.line, row.source, row.size, [Finding(None, str(error))]))

@@ -16,14 +16,14 @@ from sqlmodel import Session, SQLModel, col, select
 from vstorage_core import AuditLog, ImportRefused, ModelAccessor, Storage, acting_as, report_progress
 from vstorage_core.audit import stored_values
 from vstorage_core.records import SOFT_DELETE_FIELD, Values
-from vstorage_csv.importing import REFUSALS, DryRun
-from vstorage_csv.report import MAX_BAD_ROWS, counted
+from vstorage_transfer.importing import REFUSALS, DryRun
+from vstorage_transfer.report import MAX_BAD_ROWS, counted
 
 _CHUNK_ROWS = 500
 _MAX_REPORT_BYTES = 64 * 1024 * 1024
 
 
-class CsvUndoOptions(BaseModel):
+class UndoOptions(BaseModel):
     """Options of undoing an import."""
 
     model_config = ConfigDict(extra="forbid")
@@ -46,7 +46,7 @@ class UndoReport(BaseModel):
     changes: dict[str, int] = {}
 
 
-def undo_import(storage: Storage, stream: BinaryIO, options: CsvUndoOptions) -> UndoReport:
+def undo_import(storage: Storage, stream: BinaryIO, options: UndoOptions) -> UndoReport:
     """Undo an import, all of it or nothing.
 
     Records that it created are deleted, softly where the model does so.
