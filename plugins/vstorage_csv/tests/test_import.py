@@ -3,56 +3,30 @@
 import csv
 import io
 import json
-import zipfile
 from datetime import datetime, timezone
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from models import Color, Counter, Device, Member, Sample, Team, Ticket, User
-from sqlalchemy.orm import registry
-from sqlmodel import Field, SQLModel, select
+from models import Color, Counter, Sample, Team, User
+from transfers import accessor, content, counts, export, fill, load, registered, trail
 
 import vstorage_csv.plugin
 import vstorage_rest.plugin
 import vstorage_transfer.plugin
 from vstorage_core import (
-    AuditLog,
     ImportRefused,
-    InvalidInput,
     ModelAccessor,
-    acting_as,
     bootstrap,
     hookimpl,
     use_default_storage,
 )
-from vstorage_csv import ImportReport
-
-
-class Local(SQLModel, registry=registry()):
-    """Models of these tests alone."""
-
-
-class Node(Local, table=True):
-    id: int | None = Field(default=None, primary_key=True)
-    parent_id: int | None = Field(default=None, foreign_key="node.id")
-
-
-class Slot(Local, table=True):
-    id: int | None = Field(default=None, primary_key=True)
-    place: str = Field(unique=True)
-
-
-MODELS = (User, Counter, Team, Member, Device, Ticket, Sample)
 
 
 @pytest.fixture
 def open_csv(open_storage):
     def open_(url, *plugins):
-        storage = open_storage(url, plugins=[vstorage_csv.plugin, vstorage_transfer.plugin, *plugins])
-        for model in MODELS:
-            storage.register(ModelAccessor(model, f"{model.__tablename__}-c", storage=storage))
-        return storage
+        return registered(open_storage(url, plugins=[vstorage_csv.plugin, vstorage_transfer.plugin, *plugins]))
 
     return open_
 
@@ -65,75 +39,6 @@ def storage(database_url, open_csv):
 @pytest.fixture
 def sqlite_storage(make_database, open_csv):
     return open_csv(make_database("sqlite"))
-
-
-def accessor(storage, model):
-    return next(accessor for accessor in storage.accessors if accessor.model is model)
-
-
-def open_local(storage):
-    for model in (Node, Slot):
-        storage.register(ModelAccessor(model, model.__tablename__, storage=storage))
-    storage.create_tables()
-
-
-def load(storage, text, **options) -> ImportReport:
-    """Import the text of one file."""
-    data = text if isinstance(text, bytes) else text.encode()
-    return storage.import_("csv", io.BytesIO(data), **options)
-
-
-def export(storage, **options):
-    target = io.BytesIO()
-    storage.export("csv", target, **options)
-    target.seek(0)
-    return target
-
-
-def members(archive):
-    with zipfile.ZipFile(archive) as opened:
-        return {name: opened.read(name).decode() for name in opened.namelist()}
-
-
-def packed(files):
-    target = io.BytesIO()
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in files.items():
-            archive.writestr(name, text)
-    target.seek(0)
-    return target
-
-
-def content(storage):
-    """Everything that is stored, as text."""
-    texts = members(export(storage))
-    del texts["manifest.json"]
-    return texts
-
-
-def counts(report, table):
-    found = next(entry for entry in report.tables if entry.table == table)
-    return {name: getattr(found, name) for name in ("create", "update", "unchanged", "delete", "bad")}
-
-
-def trail(storage, **conditions):
-    with storage.use_session() as session:
-        statement = select(AuditLog).order_by(AuditLog.id)
-        return session.exec(statement.filter_by(**conditions)).all()
-
-
-def fill(storage):
-    """Two users, one of them soft-deleted, a team with a member."""
-    users = accessor(storage, User)
-    users.insert(User(id=1, name="Ana", email="ana@example.com", age=30))
-    users.insert(User(id=2, name="Ben", email="ben@example.com"))
-    users.delete(2)
-    accessor(storage, Team).insert(Team(id=1, name="red"))
-    accessor(storage, Member).insert(Member(id=1, name="Mo", team_id=1))
-    accessor(storage, Device).insert(Device(serial="=1+1", label="'=cmd"))
-
-
-# The whole way
 
 
 def test_a_zip_fills_an_empty_database_and_each_row_is_audited_under_one_batch(storage, open_csv, make_database):
@@ -196,134 +101,6 @@ def test_a_file_that_excel_saved_again_is_understood(sqlite_storage):
     assert sample.moment == datetime(2026, 1, 31, 8, 30, tzinfo=timezone.utc)
 
 
-# Modes
-
-
-def test_insert_refuses_a_key_that_is_taken(sqlite_storage):
-    load(sqlite_storage, "id,value\n1,10\n")
-    with pytest.raises(ImportRefused, match=r"the file line 3: id '1': is taken by another record") as caught:
-        load(sqlite_storage, "id,value\n2,20\n1,11\n", mode="insert")
-    assert caught.value.details == [
-        {"file": "the file", "line": 3, "column": "id", "value": "1", "reason": "is taken by another record"}
-    ]
-    assert [counter.value for counter in accessor(sqlite_storage, Counter).all()] == [10]
-
-
-def test_insert_without_keys_lets_the_database_make_them(sqlite_storage):
-    report = load(sqlite_storage, "value\n10\n20\n", tables=["counter"], mode="insert")
-    assert counts(report, "counter")["create"] == 2
-    assert [(counter.id, counter.value) for counter in accessor(sqlite_storage, Counter).all()] == [(1, 10), (2, 20)]
-
-
-def test_upsert_updates_what_differs_and_creates_what_is_new(storage):
-    fill(storage)
-    report = load(
-        storage, "id,name,email,age\n1,Ana,ana@example.com,31\n2,Ben,ben@example.com,\n,Cid,cid@example.com,5\n"
-    )
-    assert counts(report, "users") == {
-        "create": 1, "update": 1, "unchanged": 1, "delete": 0, "bad": 0
-    }  # fmt: skip
-    assert [difference.model_dump() for difference in report.tables[0].differences] == [
-        {"line": 2, "key": 1, "column": "age", "before": 30, "after": 31}
-    ]
-    assert [(user.name, user.age) for user in accessor(storage, User).all()] == [("Ana", 31), ("Cid", 5)]
-    assert [(row.operation, row.record_id) for row in trail(storage, batch=report.batch)] == [
-        ("update", 1),
-        ("create", 3),
-    ]
-
-
-def test_columns_that_a_file_leaves_out_keep_their_values(sqlite_storage):
-    fill(sqlite_storage)
-    load(sqlite_storage, "email,id,name\nana@example.com,1,Anna\n")
-    user = accessor(sqlite_storage, User).get(1)
-    assert (user.name, user.age) == ("Anna", 30)
-
-
-def test_a_later_row_of_the_same_key_wins(sqlite_storage):
-    report = load(sqlite_storage, "id,value\n1,10\n1,11\n2,20\n1,12\n")
-    assert counts(report, "counter") == {
-        "create": 2, "update": 2, "unchanged": 0, "delete": 0, "bad": 0
-    }  # fmt: skip
-    assert [counter.value for counter in accessor(sqlite_storage, Counter).all()] == [12, 20]
-
-
-def test_replace_deletes_what_is_not_in_the_file_children_first(storage):
-    fill(storage)
-    accessor(storage, User).insert(User(id=3, name="Cid", email="cid@example.com"))
-    report = storage.import_(
-        "csv",
-        packed({
-            "users.csv": "id,name,email\n3,Cid,cid@example.com\n4,Eve,eve@example.com\n",
-            "team.csv": "id,name\n2,blue\n",
-            "member.csv": "id,name,team_id\n",
-        }),
-        mode="replace",
-    )  # fmt: skip
-    assert counts(report, "team")["delete"] == counts(report, "member")["delete"] == 1
-    assert [team.name for team in accessor(storage, Team).all()] == ["blue"]
-    assert accessor(storage, Member).all() == []
-    assert accessor(storage, Counter).all() == []
-
-
-def test_replace_makes_room_for_a_new_record_with_the_unique_value_of_a_deleted_one(sqlite_storage):
-    open_local(sqlite_storage)
-    load(sqlite_storage, "id,place\n1,left\n2,right\n", tables=["slot"])
-    report = load(sqlite_storage, "id,place\n3,left\n2,right\n", tables=["slot"], mode="replace")
-    assert counts(report, "slot") == {
-        "create": 1, "update": 0, "unchanged": 1, "delete": 1, "bad": 0
-    }  # fmt: skip
-
-
-def test_replace_with_skipped_rows_is_refused(sqlite_storage):
-    with pytest.raises(InvalidInput, match="cannot skip bad rows"):
-        load(sqlite_storage, "id,value\n1,1\n", mode="replace", on_error="skip")
-
-
-def test_emptying_deleted_at_restores_a_record_and_filling_it_deletes_one(sqlite_storage):
-    fill(sqlite_storage)
-    report = load(
-        sqlite_storage,
-        "id,name,email,age,deleted_at\n1,Ana,ana@example.com,30,2026-01-01 00:00:00\n2,Benny,ben@example.com,,\n",
-    )
-    assert counts(report, "users")["update"] == 2
-    assert [user.name for user in accessor(sqlite_storage, User).all()] == ["Benny"]
-    assert [row.operation for row in trail(sqlite_storage, batch=report.batch)] == ["soft_delete", "restore", "update"]
-
-
-def test_a_deleted_record_is_not_changed_behind_its_back(sqlite_storage):
-    fill(sqlite_storage)
-    with pytest.raises(ImportRefused, match="the record is deleted; empty deleted_at to restore it"):
-        load(sqlite_storage, "id,name,email\n2,Benny,ben@example.com\n")
-
-
-# References
-
-
-def test_a_child_may_stand_before_its_parent(storage):
-    open_local(storage)
-    chain = "".join(f"{n},{n + 1}\n" for n in range(1, 50))
-    report = load(storage, f"id,parent_id\n{chain}50,\n51,1\n", tables=["node"])
-    assert counts(report, "node")["create"] == 51
-
-
-def test_a_reference_to_nothing_is_a_bad_row(sqlite_storage):
-    with pytest.raises(ImportRefused, match=r"line 2: .*points to a record that does not exist"):
-        load(sqlite_storage, "id,name,team_id\n1,Mo,9\n", tables=["member"])
-
-
-def test_two_records_may_pass_a_unique_value_on(sqlite_storage):
-    fill(sqlite_storage)
-    accessor(sqlite_storage, User).insert(User(id=3, name="Cid", email="cid@example.com"))
-    load(sqlite_storage, "id,name,email\n1,Ana,cid@example.com\n3,Cid,new@example.com\n")
-    assert [user.email for user in accessor(sqlite_storage, User).all()] == ["cid@example.com", "new@example.com"]
-
-
-def test_a_record_without_its_key_is_a_bad_row(sqlite_storage):
-    with pytest.raises(ImportRefused, match="line 2: serial is empty: Field required"):
-        load(sqlite_storage, "serial,label\n,x\n")
-
-
 # Bad rows
 
 BAD = """id,name,email,age
@@ -378,13 +155,13 @@ def test_a_dry_run_tells_what_would_happen_and_does_nothing(storage):
 
 def test_errors_file_holds_the_bad_rows_and_completes_the_data_when_they_are_repaired(sqlite_storage):
     lines = ["id,name,email,age"]
-    bad = set(range(17, 1020, 50))
+    bad = set(range(17, 1000, 50))
     for number in range(1, 1021):
         lines.append(f'{number},"User\n{number}",u{number}@example.com,{"x" if number in bad else number % 90}')
     report = load(sqlite_storage, "\n".join(lines), on_error="skip")
-    assert len(bad) == 21
-    assert counts(report, "users")["bad"] == 21
-    assert counts(report, "users")["create"] == 999
+    assert len(bad) == 20
+    assert counts(report, "users")["bad"] == 20
+    assert counts(report, "users")["create"] == 1000
     errors = report.tables[0].errors_file
     header, *rows = csv.reader(io.StringIO(errors.removeprefix("\ufeff"), newline=""))
     assert header == ["#line", "#column", "#reason", "id", "name", "email", "age"]
@@ -392,7 +169,7 @@ def test_errors_file_holds_the_bad_rows_and_completes_the_data_when_they_are_rep
     assert [(row[0], row[1], row[3]) for row in rows] == [(f"{2 * n}", "age", f"{n}") for n in sorted(bad)]
     assert {row[2] for row in rows} == {"age: is not a whole number"}
     report = load(sqlite_storage, errors.replace(",x\r\n", ",7\r\n"))
-    assert counts(report, "users")["create"] == 21
+    assert counts(report, "users")["create"] == 20
     assert accessor(sqlite_storage, User).count() == 1020
 
 
@@ -488,101 +265,6 @@ def test_progress_is_told_with_the_total_where_a_manifest_tells_it(sqlite_storag
     assert [(report.label, report.done, report.total) for report in reports] == [
         ("counter", done, 1200) for done in (0, 500, 1000, 1200)
     ]
-
-
-# Undo
-
-
-def test_an_import_can_be_undone_by_its_report(storage):
-    fill(storage)
-    before = content(storage)
-    report = load(
-        storage,
-        "id,name,email,age,deleted_at\n1,Anna,ana@example.com,31,\n2,Benny,ben@example.com,,\n",
-        actor="ana",
-    )
-    undone = storage.import_("undo", io.BytesIO(report.model_dump_json().encode()), actor="ben")
-    assert undone.changes == {"users-c": 3}
-    after = content(storage)
-    # The moment of the deletion is that of the undoing.
-    assert [line.split(",")[:4] for line in after["users.csv"].splitlines()] == [
-        line.split(",")[:4] for line in before["users.csv"].splitlines()
-    ]
-    assert [user.name for user in accessor(storage, User).all()] == ["Ana"]
-    assert {row.actor for row in trail(storage, batch=undone.batch)} == {"ben"}
-
-
-def test_undoing_deletes_what_was_created_and_brings_back_what_was_deleted(storage):
-    load(storage, "id,value\n1,10\n2,20\n")
-    fill(storage)
-    report = storage.import_(
-        "csv",
-        packed({"counter.csv": "id,value\n2,21\n3,30\n", "team.csv": "id,name\n2,blue\n", "member.csv": "id,name\n"}),
-        mode="replace",
-    )
-    storage.import_("undo", io.BytesIO(report.batch.encode()))
-    assert [(counter.id, counter.value) for counter in accessor(storage, Counter).all()] == [(1, 10), (2, 20)]
-    assert [(team.id, team.name) for team in accessor(storage, Team).all()] == [(1, "red")]
-    assert [(member.id, member.team_id) for member in accessor(storage, Member).all()] == [(1, 1)]
-
-
-def test_every_column_type_survives_undoing(storage):
-    samples = accessor(storage, Sample)
-    samples.insert(Sample(id=1, raw=b"\xff", settings={"a": 1}, color=Color.BLUE, day=datetime(2026, 1, 1).date()))  # noqa: DTZ001
-    before = content(storage)["sample.csv"]
-    report = load(storage, "id\n", tables=["sample"], mode="replace")
-    assert samples.count() == 0
-    storage.import_("undo", io.BytesIO(report.batch.encode()))
-    assert content(storage)["sample.csv"] == before
-
-
-def test_undoing_can_be_undone(sqlite_storage):
-    report = load(sqlite_storage, "id,value\n1,10\n")
-    undone = sqlite_storage.import_("undo", io.BytesIO(report.batch.encode()))
-    assert accessor(sqlite_storage, Counter).count() == 0
-    sqlite_storage.import_("undo", io.BytesIO(undone.batch.encode()))
-    assert accessor(sqlite_storage, Counter).get(1).value == 10
-
-
-def test_what_was_changed_since_is_a_conflict_and_nothing_is_undone(sqlite_storage):
-    report = load(sqlite_storage, "id,value\n1,10\n2,20\n")
-    accessor(sqlite_storage, Counter).update(1, value=11, actor="ben")
-    before = content(sqlite_storage)
-    with pytest.raises(
-        ImportRefused, match=r"1 conflicts?, the first: counter-c 1: was changed since: update by ben"
-    ) as caught:
-        sqlite_storage.import_("undo", io.BytesIO(report.batch.encode()))
-    assert [(d["component"], d["record_id"]) for d in caught.value.details] == [("counter-c", 1)]
-    assert content(sqlite_storage) == before
-
-
-def test_a_record_that_is_in_use_by_now_is_a_conflict(storage):
-    open_local(storage)
-    report = load(storage, "id,parent_id\n1,\n2,\n", tables=["node"])
-    accessor(storage, Node).insert(Node(parent_id=2))
-    with pytest.raises(ImportRefused, match=r"node 2: .*another record refers to it"):
-        storage.import_("undo", io.BytesIO(report.batch.encode()))
-    assert accessor(storage, Node).count() == 3
-
-
-def test_undoing_has_a_dry_run(sqlite_storage):
-    report = load(sqlite_storage, "id,value\n1,10\n")
-    undone = sqlite_storage.import_("undo", io.BytesIO(report.batch.encode()), dry_run=True)
-    assert undone.changes == {"counter-c": 1}
-    assert accessor(sqlite_storage, Counter).count() == 1
-
-
-@pytest.mark.parametrize("text", ["", "{}", '{"batch": null}', "{", "\0", "x" * 300])
-def test_what_names_no_batch_is_refused(sqlite_storage, text):
-    with pytest.raises(ImportRefused, match="give the report of the import, or the batch"):
-        sqlite_storage.import_("undo", io.BytesIO(text.encode()))
-
-
-def test_an_unknown_batch_is_refused(sqlite_storage):
-    with acting_as("ana", batch="mine"):
-        accessor(sqlite_storage, Counter).insert(Counter())
-    with pytest.raises(ImportRefused, match="the audit trail has no such import"):
-        sqlite_storage.import_("undo", io.BytesIO(b"other"))
 
 
 def test_the_report_is_json(sqlite_storage):

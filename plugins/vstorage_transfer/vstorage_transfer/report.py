@@ -145,10 +145,15 @@ class TableFindings:
         return Problem(
             file=self.report.file,
             line=row.line,
-            column=finding.column,
-            value=None if value is None else value[:_MAX_VALUE_CHARACTERS],
-            reason=finding.reason,
+            column=None if finding.column is None else _encodable(finding.column),
+            value=None if value is None else _encodable(value[:_MAX_VALUE_CHARACTERS]),
+            reason=_encodable(finding.reason),
         )
+
+
+def _encodable(text: str) -> str:
+    """The text with halves of characters, which JSON can carry and UTF-8 cannot, spelt out."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def refuse_too_many(bad: int) -> None:
