@@ -160,7 +160,9 @@ class ImportPlan:
             return wanted[0]
         if file.table in self._order:
             return str(file.table)
-        names = self._reader(file, {name for table in self._tables.values() for name in table.columns}).names or ()
+        names = self._reader(file, {name for table in self._tables.values() for name in table.columns}).names
+        if names is None:
+            raise ImportRefused(f"{file.name} has no rows")
         fitting = [
             name
             for name, table in self._tables.items()

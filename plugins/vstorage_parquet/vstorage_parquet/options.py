@@ -1,0 +1,23 @@
+"""What can be chosen when Parquet files are written."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from vstorage_core import SelectionOptions
+
+
+class ParquetTableOptions(BaseModel):
+    """Options of the export of a single table."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    compression: Literal["zstd", "snappy", "gzip", "none"] = Field(
+        default="zstd", description="Inside of the files; all readers know snappy"
+    )
+
+
+class ParquetExportOptions(SelectionOptions, ParquetTableOptions):
+    """Options of the export."""
