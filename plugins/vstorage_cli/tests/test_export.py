@@ -281,3 +281,27 @@ def test_a_terminal_gets_a_progress_bar_that_is_gone_in_the_end(start):
 def test_a_pipe_and_a_quiet_terminal_get_no_progress_bar(run, start):
     assert export_on_a_terminal(start, "--quiet") == ""
     assert "pages" not in run("export", "acme", "--force", *DATABASE).stderr
+
+
+def test_a_single_table_is_written_to_a_file_of_its_name_with_filters_and_options(invoke, folder):
+    done = invoke("export", "csv", "--table", "recipe", "--where", "name__startswith=W", *DATABASE)
+    assert done.exit_code == 0, done.stderr
+    assert (folder / "recipe.csv").read_text() == '"id","name","station_id"\n1,"Water",1\n'
+    done = invoke("export", "ndjson", "-", "--table", "recipe", "--where", "recipe.id__in=2,3", *DATABASE)
+    assert done.stdout == '{"id":2,"name":"Juice","station_id":1}\n'
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("csv", "--table", "wrong"), "there is no table wrong; the tables are "),
+        (("csv", "--table", "recipe", "--tables", "station"), "csv: unknown option tables; it knows: dialect"),
+        (("csv", "--where", "recipe.price=1"), "cannot filter by 'price'; the fields are id, name, station_id"),
+        (("hello", "--table", "recipe"), "No such option"),
+    ],
+)
+def test_a_table_or_filter_that_cannot_be_is_refused(invoke, folder, flags, message):
+    done = invoke("export", *flags, *DATABASE)
+    assert done.exit_code != 0
+    assert message in done.stderr
+    assert not list(folder.glob("*.csv"))

@@ -9,9 +9,10 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from shutil import copyfileobj
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import click
 
@@ -21,7 +22,7 @@ from vstorage_cli.progress import ProgressBar
 from vstorage_cli.text import lines_of
 from vstorage_core import Exporter, Importer, ImportRefused, Storage, acting_as
 
-_EXPORT_FLAGS = frozenset({"app", "force", "help", "quiet", "url"})
+_EXPORT_FLAGS = frozenset({"app", "force", "help", "quiet", "table", "url"})
 _IMPORT_FLAGS = frozenset({"actor", "app", "create", "help", "json", "quiet", "url"})
 
 
@@ -121,7 +122,7 @@ def _export_command(exporter: Exporter) -> click.Command:
         help=f"{exporter.summary or f'Export {exporter.name}'}.\n\nOUTPUT is a file, a folder to put"
         f" {exporter.filename} in, or - for standard output.  [default: {exporter.filename}]",
     )
-    @click.argument("output", default=exporter.filename, metavar="[OUTPUT|-]")
+    @click.argument("output", required=False, metavar="[OUTPUT|-]")
     @click.option("--force", is_flag=True, help="Replace OUTPUT where it exists, once the new file is complete.")
     @database_options
     @_quiet_option
@@ -129,26 +130,33 @@ def _export_command(exporter: Exporter) -> click.Command:
     def command(
         context: CommandContext,
         /,
-        output: str,
+        output: str | None,
         force: bool,
         url: str | None,
         app: str | None,
         quiet: bool,
+        table: str | None = None,
         **values: Any,
     ) -> None:
         options = flags.parse(values)
-        path = None if output == "-" else _target(output, exporter.filename, force=force)
+        filename = exporter.filename
+        if exporter.table is not None and table is not None:
+            filename = f"{quote(table, safe='')}{PurePath(exporter.table.filename).suffix}"
+        path = None if output == "-" else _target(output or filename, filename, force=force)
         with context.open_storage(url, app) as storage:
             if not storage.tables():
                 click.echo(f"Warning: {storage.url} has no tables to export", err=True)
             if path is not None:
                 _refuse_database(storage, path)
             with ProgressBar(quiet=quiet) as bar, _sink(path) as target:
-                storage.export(exporter.name, target, progress=bar, **options)
+                storage.export(exporter.name, target, table=table, progress=bar, **options)
         if path is not None and not quiet:
             click.echo(f"Wrote {path} ({path.stat().st_size:,} bytes)", err=True)
 
     command.params[1:1] = flags.parameters
+    if exporter.table is not None:
+        text = f"Write this table alone, by default to TABLE{PurePath(exporter.table.filename).suffix}."
+        command.params.insert(1, click.Option(["--table"], metavar="TABLE", help=text))
     return command
 
 
