@@ -16,7 +16,7 @@ def vstorage_register_exporters() -> Iterator[Exporter]:
         CsvFormat(),
         filename="export.zip",
         options=CsvExportOptions,
-        table_media_type="text/csv; charset=utf-8",
+        table_media_type="text/csv",
         table_options=CsvTableOptions,
     )
 

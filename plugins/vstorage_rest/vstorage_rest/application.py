@@ -23,7 +23,10 @@ def build_routers(
     Raises:
         ConfigurationError: Two components are so alike that their operation ids in the OpenAPI document are the same.
     """
-    routers = [build_crud_router(accessor, max_records=max_records_per_model) for accessor in accessors]
+    exporters = storage.exporters.values()
+    routers = [
+        build_crud_router(accessor, max_records=max_records_per_model, exporters=exporters) for accessor in accessors
+    ]
     if enable_db_router:
         routers.append(build_db_router(storage=storage))
     _refuse_equal_operation_ids(routers)

@@ -1,12 +1,13 @@
 """The CRUD routes of one accessor."""
 
 # No `from __future__ import annotations`: FastAPI resolves the annotations of functions inside functions here.
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, HTTPException, Query, Request, Response
 from pydantic import BaseModel
 
-from vstorage_core import ModelAccessor
+from vstorage_core import Exporter, ModelAccessor
 from vstorage_core.records import ModelT
 from vstorage_rest.access import Caller
 from vstorage_rest.collection import (
@@ -23,6 +24,7 @@ from vstorage_rest.idempotency import run_once
 from vstorage_rest.queries import ListStatement, links, list_query
 from vstorage_rest.resource import is_deleted, matches
 from vstorage_rest.router_batch import add_batch
+from vstorage_rest.router_export import add_export
 from vstorage_rest.router_history import add_history, state_at
 from vstorage_rest.schemas import create_schema, read_schema, update_schema
 
@@ -45,12 +47,15 @@ class Restoration(BaseModel):
     restored: bool
 
 
-def build_crud_router(accessor: ModelAccessor[ModelT], *, max_records: int | None = 100) -> APIRouter:
+def build_crud_router(
+    accessor: ModelAccessor[ModelT], *, max_records: int | None = 100, exporters: Iterable[Exporter] = ()
+) -> APIRouter:
     """Routes to list, get, create, put, patch, delete and restore the accessor's records.
 
     Args:
         accessor: Gives the model, the path `/{component}` and the database.
         max_records: How many live records clients may create; None: no limit.
+        exporters: Those that write single tables serve the records as files.
 
     Raises:
         ConfigurationError: The component would hide routes of the server's own.
@@ -58,6 +63,8 @@ def build_crud_router(accessor: ModelAccessor[ModelT], *, max_records: int | Non
     collection = collection_of(accessor, max_records)
     # First, or `batch` would be taken for a key.
     add_batch(collection)
+    for exporter in exporters:
+        add_export(collection, exporter)
     if accessor.audited:
         add_history(collection)
     _add_reads(collection)

@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations`: FastAPI resolves the annotations of functions inside functions here.
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import PurePath
 from typing import Annotated, Any, BinaryIO
@@ -19,7 +19,7 @@ from vstorage_rest.access import TOKEN_IS_OPTIONAL, Caller
 from vstorage_rest.failures import declared
 
 CHUNK_BYTES = 256 * 1024
-_FILE = {"type": "string", "format": "binary"}
+FILE_SCHEMA = {"type": "string", "format": "binary"}
 
 
 class SpooledResponse(StreamingResponse):
@@ -47,18 +47,12 @@ def add_exporter(router: APIRouter, storage: Storage, exporter: Exporter, caller
     Options = exporter.options
 
     def export(caller: Annotated[Caller, caller_dependency], options: Annotated[Options, Query()]) -> Response:
-        # A file first: a slow client must not keep a snapshot of the database open, and a failure is still a status.
-        spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed by the response)
-        try:
-            exporter.write(storage, spool, options)
-            size = spool.seek(0, 2)
-            spool.seek(0)
-        except BaseException:
-            spool.close()
-            raise
-        return SpooledResponse(spool, size, _disposition(exporter), exporter.media_type)
+        def write(stream: BinaryIO) -> None:
+            exporter.write(storage, stream, options)
 
-    schema = {"type": "string"} if exporter.media_type.startswith("text/") else _FILE
+        return download(write, exporter.filename, exporter.media_type)
+
+    schema = {"type": "string"} if exporter.media_type.startswith("text/") else FILE_SCHEMA
     router.add_api_route(
         f"/{exporter.filename}",
         export,
@@ -73,11 +67,25 @@ def add_exporter(router: APIRouter, storage: Storage, exporter: Exporter, caller
     )
 
 
-def _disposition(exporter: Exporter) -> dict[str, str]:
+def download(write: Callable[[BinaryIO], None], filename: str, media_type: str) -> Response:
+    """Answer with what `write` writes to the stream that it is given."""
+    # A file first: a slow client must not keep a snapshot of the database open, and a failure is still a status.
+    spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed by the response)
+    try:
+        write(spool)
+        size = spool.seek(0, 2)
+        spool.seek(0)
+    except BaseException:
+        spool.close()
+        raise
+    return SpooledResponse(spool, size, _disposition(filename, media_type), media_type)
+
+
+def _disposition(filename: str, media_type: str) -> dict[str, str]:
     # What a browser can show it shows.
-    if exporter.media_type.startswith(("image/", "text/")):
+    if media_type.startswith(("image/", "text/")) and media_type != "text/csv":
         return {}
-    path = PurePath(exporter.filename)
+    path = PurePath(filename)
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     return {"Content-Disposition": f'attachment; filename="{path.stem}-{stamp}{path.suffix}"'}
 
@@ -102,7 +110,7 @@ def add_importer(router: APIRouter, storage: Storage, importer: Importer, caller
             report = await run_in_threadpool(run)
         return Response(report.model_dump_json(), media_type="application/json")
 
-    upload = {"type": "object", "properties": {"file": _FILE}, "required": ["file"]}
+    upload = {"type": "object", "properties": {"file": FILE_SCHEMA}, "required": ["file"]}
     router.add_api_route(
         f"/{importer.path}",
         import_,
