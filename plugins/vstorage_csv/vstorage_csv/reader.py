@@ -10,7 +10,7 @@ from vstorage_core import ImportRefused
 from vstorage_core.records import Values
 from vstorage_csv.lines import BYTE_ORDER_MARK, FORMULA_STARTS, Line, LineReader, quoted, split_cells
 from vstorage_csv.sheet import Sheet
-from vstorage_transfer import COMMENT_MARK, BadRow, Codec, FileReader, Finding, ImportTable, Row, UploadedFile
+from vstorage_transfer import BadRow, Codec, FileReader, Finding, ImportTable, Row, UploadedFile, is_comment
 
 DELIMITERS = (",", ";", "\t")
 
@@ -47,7 +47,7 @@ class CsvReader(FileReader):
         self.names = [name.strip() for name in best if name is not None]
         if not best or len(self.names) < len(best):
             raise ImportRefused(f"{file.name}: the first line must name every column")
-        twice = sorted({name for name in self.names if self.names.count(name) > 1 and name[:1] != COMMENT_MARK})
+        twice = sorted({name for name in self.names if self.names.count(name) > 1 and not is_comment(name)})
         if twice:
             raise ImportRefused(f"{file.name}: two columns are called {', '.join(twice)}")
 

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from vstorage_core import ImportRefused
 from vstorage_core.records import Values
-from vstorage_transfer import COMMENT_MARK, BadRow, Codec, FileReader, Finding, ImportTable, Row, UploadedFile
+from vstorage_transfer import BadRow, Codec, FileReader, Finding, ImportTable, Row, UploadedFile, is_comment
 
 Record = Mapping[str, Any]
 
@@ -107,7 +107,7 @@ def _row(table: ImportTable, number: int, size: int, record: Record) -> Row | Ba
     for name, value in record.items():
         column = table.columns.get(name)
         if column is None:
-            if not name.startswith(COMMENT_MARK):
+            if not is_comment(name):
                 findings.append(Finding(name, "is no column of the table"))
             continue
         attribute, codec = column

@@ -7,14 +7,13 @@ from vstorage_transfer.formats import FileFormat, FileReader, TableWriter
 from vstorage_transfer.importing import import_files, importer_of
 from vstorage_transfer.plan import ImportOptions
 from vstorage_transfer.report import Difference, ImportReport, Problem, TableReport
-from vstorage_transfer.table import COMMENT_MARK, BadRow, Finding, ImportTable, Row
+from vstorage_transfer.table import BadRow, Finding, ImportTable, Row, is_comment
 from vstorage_transfer.undo import UndoOptions, UndoReport, undo_import
 from vstorage_transfer.upload import ImportSettings, UploadedFile
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "COMMENT_MARK",
     "BadRow",
     "Codec",
     "Difference",
@@ -41,6 +40,7 @@ __all__ = [
     "exporter_of",
     "import_files",
     "importer_of",
+    "is_comment",
     "undo_import",
     "with_nulls",
 ]

@@ -13,8 +13,10 @@ from vstorage_core import InvalidInput, ModelAccessor, Storage
 from vstorage_core.records import Values
 from vstorage_transfer.codecs import Codec, codec_of
 
-# A column of this kind of name is for people, as in a file of bad rows.
-COMMENT_MARK = "#"
+
+def is_comment(name: str) -> bool:
+    """Whether a column of this name is for people, as in a file of bad rows."""
+    return name.startswith("#")
 
 
 class Finding(NamedTuple):
@@ -104,7 +106,7 @@ class ImportTable:
 
     def unknown(self, names: Sequence[str]) -> list[str]:
         """Those of `names` that are neither a column nor a comment."""
-        return [name for name in names if name not in self.columns and not name.startswith(COMMENT_MARK)]
+        return [name for name in names if name not in self.columns and not is_comment(name)]
 
     def make(self, values: Mapping[str, Any]) -> SQLModel:
         """A new instance of the model."""
