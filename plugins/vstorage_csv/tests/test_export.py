@@ -193,6 +193,25 @@ def test_soft_deleted_records_are_left_out_on_request(storage):
     assert counts["users"] == 1
 
 
+def test_filters_choose_the_rows_and_stand_in_the_manifest(storage):
+    insert(storage, user("Ana", age=30), user("Ben"), user("Cid", age=70), Counter(value=1))
+    where = ["users.age__gte=18", "users.name__ne=Cid", "auditlog.record_id=1"]
+    members = export(storage, where=where)
+    assert [row[1] for row in csv.reader(members["users.csv"].splitlines())] == ["name", "Ana"]
+    assert len(members["counter.csv"].splitlines()) == 2
+    assert len(members["auditlog.csv"].splitlines()) == 3
+    manifest = json.loads(members["manifest.json"])
+    assert manifest["where"] == where
+    assert {table["name"]: table["rows"] for table in manifest["tables"]}["users"] == 1
+
+
+def test_a_single_table_is_a_csv_file(storage):
+    insert(storage, Device(serial="a", label="=1"), Device(serial="b"))
+    stream = io.BytesIO()
+    storage.export("csv", stream, table="device", where=["serial=a"], dialect="spreadsheet", delimiter=";")
+    assert stream.getvalue().decode() == '\ufeff"serial";"label"\r\n"a";"\'=1"\r\n'
+
+
 @pytest.mark.parametrize("start", "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20'")
 def test_a_spreadsheet_gets_no_formula(sqlite_storage, start):
     insert(sqlite_storage, Device(serial="1", label=f"{start}cmd|' /C calc'!A0"), Counter(value=-5))
