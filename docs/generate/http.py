@@ -43,7 +43,14 @@ def render() -> str:
         parts.append(f"## {title}\n")
         for method, path, operation in operations:
             if path.startswith(start):
-                parts.extend(_section(method, path, operation, fields if path == "/recipes/" else set()))
+                parts.extend(
+                    _section(
+                        method,
+                        path,
+                        operation,
+                        fields if path == "/recipes/" or path.startswith("/recipes/export.") else set(),
+                    )
+                )
     parts.append("## Bodies\n")
     parts.extend(_schemas(document["components"]["schemas"], "\n".join(parts)))
     return "\n".join(parts)

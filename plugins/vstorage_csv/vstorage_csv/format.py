@@ -7,7 +7,7 @@ from typing import Any, BinaryIO, ClassVar
 
 from sqlalchemy import Column, Dialect
 
-from vstorage_csv.options import CsvImportOptions, CsvManifest, CsvTableOptions
+from vstorage_csv.options import CsvImportOptions, CsvManifest, CsvSettings, CsvTableOptions
 from vstorage_csv.reader import CsvReader
 from vstorage_csv.sheet import Sheet
 from vstorage_csv.writer import CsvWriter
@@ -20,6 +20,7 @@ class CsvFormat(FileFormat):
     name = "csv"
     title = "CSV"
     suffix = ".csv"
+    settings = CsvSettings
     manifest: ClassVar[type[Manifest]] = CsvManifest
 
     def writer(

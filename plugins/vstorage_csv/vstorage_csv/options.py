@@ -8,9 +8,20 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vstorage_core import SelectionOptions
 from vstorage_csv.sheet import Dates
-from vstorage_transfer import ImportOptions, Manifest
+from vstorage_transfer import ImportOptions, ImportSettings, Manifest
 
 Dialect = Literal["exact", "spreadsheet"]
+
+
+class CsvSettings(ImportSettings):
+    """The `csv` section of a storage's configuration.
+
+    Attributes:
+        max_import_bytes: Most bytes that an upload may have when it is unpacked.
+        max_row_bytes: Most bytes of one row of a file; a row is held in memory.
+    """
+
+    max_row_bytes: int = Field(default=16 * 1024**2, gt=0)
 
 
 class CsvTableOptions(BaseModel):

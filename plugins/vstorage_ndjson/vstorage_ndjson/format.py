@@ -11,7 +11,18 @@ from sqlalchemy import Column, Dialect
 from vstorage_core import SelectionOptions
 from vstorage_ndjson.reader import NdjsonReader
 from vstorage_ndjson.writer import NdjsonWriter
-from vstorage_transfer import FileFormat, ImportOptions, Manifest, UploadedFile
+from vstorage_transfer import FileFormat, ImportOptions, ImportSettings, Manifest, UploadedFile
+
+
+class NdjsonSettings(ImportSettings):
+    """The `ndjson` section of a storage's configuration.
+
+    Attributes:
+        max_import_bytes: Most bytes that an upload may have when it is unpacked.
+        max_row_bytes: Most bytes of one line of a file; a line is held in memory.
+    """
+
+    max_row_bytes: int = Field(default=16 * 1024**2, gt=0)
 
 
 class NdjsonExportOptions(SelectionOptions):
@@ -26,6 +37,7 @@ class NdjsonFormat(FileFormat):
     name = "ndjson"
     title = "NDJSON"
     suffix = ".ndjson"
+    settings = NdjsonSettings
 
     def writer(
         self, stream: BinaryIO, columns: Sequence[Column[Any]], dialect: Dialect, options: object

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 from sqlalchemy import Column, Dialect
 
-from vstorage_parquet.options import ParquetTableOptions
+from vstorage_parquet.options import ParquetSettings, ParquetTableOptions
 from vstorage_transfer import FileFormat, FileReader, ImportOptions, Manifest, TableWriter, UploadedFile
 
 
@@ -17,6 +17,7 @@ class ParquetFormat(FileFormat):
     name = "parquet"
     title = "Parquet"
     suffix = ".parquet"
+    settings = ParquetSettings
 
     # pyarrow takes a third of a second to import, and most starts of a machine export nothing.
     def writer(

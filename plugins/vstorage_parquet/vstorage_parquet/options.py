@@ -1,4 +1,4 @@
-"""What can be chosen when Parquet files are written."""
+"""What can be chosen when Parquet files are written and read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from vstorage_core import SelectionOptions
+from vstorage_transfer import ImportSettings
+
+
+class ParquetSettings(ImportSettings):
+    """The `parquet` section of a storage's configuration.
+
+    Attributes:
+        max_import_bytes: Most bytes that an upload may have when it is unpacked.
+    """
 
 
 class ParquetTableOptions(BaseModel):

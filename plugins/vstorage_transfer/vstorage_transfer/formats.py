@@ -11,7 +11,7 @@ from sqlalchemy import Column, ColumnElement, Dialect
 
 from vstorage_transfer.archive import Manifest
 from vstorage_transfer.table import BadRow, ImportTable, Row
-from vstorage_transfer.upload import UploadedFile
+from vstorage_transfer.upload import ImportSettings, UploadedFile
 
 
 class TableWriter(ABC):
@@ -67,12 +67,14 @@ class FileFormat(ABC):
         name: Of its exporter and importer, and of its section of the configuration, e.g. `csv`.
         title: What people call it, e.g. `CSV`.
         suffix: What its files' names end with, e.g. `.csv`.
+        settings: Its section of the configuration, called as the format.
         manifest: Its manifest, where that tells more than any.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     suffix: ClassVar[str]
+    settings: ClassVar[type[ImportSettings]]
     manifest: ClassVar[type[Manifest]] = Manifest
 
     @property

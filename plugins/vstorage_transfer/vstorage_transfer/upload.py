@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -28,17 +28,15 @@ _CHUNK_BYTES = 256 * 1024
 
 
 class ImportSettings(BaseModel):
-    """A file format's section of a storage's configuration.
+    """What may be imported; a file format's own settings inherit it.
 
     Attributes:
         max_import_bytes: Most bytes that an upload may have when it is unpacked.
-        max_row_bytes: Most bytes of one row of a file; a row is held in memory.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     max_import_bytes: int = Field(default=1024**3, gt=0)
-    max_row_bytes: int = Field(default=16 * 1024**2, gt=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +48,14 @@ class UploadedFile:
         table: Name of the table that it is of, as far as its name or the manifest tells.
         rows: How many rows it has, or None when nobody knows.
         open: Gives its bytes from the start.
-        settings: What may be imported.
+        settings: Of the format.
     """
 
     name: str
     table: str | None
     rows: int | None
     open: Callable[[], AbstractContextManager[BinaryIO]]
-    settings: ImportSettings
+    settings: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +84,7 @@ def open_upload(storage: Storage, stream: BinaryIO, file_format: FileFormat, *, 
     Raises:
         ImportRefused: It is neither, damaged, too large, or not what its manifest says.
     """
-    settings = storage.settings(file_format.name, ImportSettings)
+    settings = storage.settings(file_format.name, file_format.settings)
     if not hasattr(stream, "seekable"):
         # Python 3.10's SpooledTemporaryFile, in which uploads arrive, can seek but does not say so; zipfile asks.
         stream.seekable = lambda: True  # type: ignore[method-assign]
