@@ -56,7 +56,10 @@ def add_export(collection: Collection, exporter: Exporter) -> None:
         operation_id=f"export_{collection.plural}_{exporter.name}",
         summary=f"Export {resource.accessor.component} as {exporter.name}",
         response_class=Response,
-        responses={200: {"content": {single.media_type: {"schema": schema}}, "description": single.filename}, **declared()},
+        responses={
+            200: {"content": {single.media_type: {"schema": schema}}, "description": single.filename},
+            **declared(),
+        },
     )
 
 
