@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 import uuid
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from vstorage_core import Storage
 
 POSTGRESQL = "VSTORAGE_TEST_POSTGRESQL_URL"
 MARIADB = "VSTORAGE_TEST_MARIADB_URL"
+# As tests are parametrized: by the engine, or on SQLite by the way to write.
+ENGINES = ("sqlite", "unit_of_work", "memory", "postgresql", "mariadb")
+_ran: Counter[str] = Counter()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,6 +48,18 @@ def pytest_configure(config: pytest.Config) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
     config.add_cleanup(stop)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and not report.skipped:
+        parameters = re.search(r"\[(.*)\]$", report.nodeid)
+        _ran.update({*(parameters[1] if parameters else "").split("-")} & {*ENGINES})
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell on which engines tests ran: one that is missing would be missed by nobody."""
+    if _ran:
+        terminalreporter.write_line("tests per engine: " + ", ".join(f"{_ran[engine]} {engine}" for engine in ENGINES))
 
 
 @pytest.fixture
@@ -97,7 +114,7 @@ def open_storage() -> Iterator[Callable[..., Storage]]:
         storage.close()
 
 
-@pytest.fixture(params=["sqlite", "unit_of_work", "memory", "postgresql", "mariadb"])
+@pytest.fixture(params=ENGINES)
 def storage(
     request: pytest.FixtureRequest, make_database: Callable[[str], str], open_storage: Callable[..., Storage]
 ) -> Storage:
