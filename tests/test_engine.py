@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,41 +15,20 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from models import Counter, Device, Member, Sample, Team, User
-from sqlalchemy import CheckConstraint, UniqueConstraint, delete, insert, text
-from sqlalchemy.orm import registry
-from sqlmodel import Field, SQLModel
+from models import Counter, Sample
+from sqlalchemy import text
 from trail import trail
 
 from vstorage_core import (
     ConfigurationError,
-    ConstraintViolation,
-    InvalidInput,
     ModelAccessor,
     Storage,
     StorageBusy,
-    StorageError,
     StorageUnavailable,
-    TransactionError,
 )
 from vstorage_core.engine import WriteGate
 
 DEADLINE = 20
-
-
-class Own(SQLModel, registry=registry()):
-    """Base of models that other tests do not get tables of."""
-
-
-class Slot(Own, table=True):
-    __table_args__ = (
-        UniqueConstraint("shelf", "place", name="one_thing_per_place"),
-        CheckConstraint("place > 0", name="places_start_at_one"),
-    )
-
-    id: int | None = Field(default=None, primary_key=True)
-    shelf: int
-    place: int
 
 
 def accessor_of(storage: Storage, model: type[Any] = Counter) -> ModelAccessor[Any]:
@@ -334,94 +310,6 @@ def test_a_row_that_another_connection_holds_is_waited_for_and_then_told(make_da
     assert counters.get(counter.id).value == 1
 
 
-@pytest.mark.parametrize("engine", ["postgresql", "mariadb"])
-def test_of_two_transactions_that_wait_for_each_other_one_succeeds(make_database, open_storage, engine):
-    storage = open_storage(make_database(engine))
-    counters = accessor_of(storage)
-    first, second = counters.insert_many([Counter(), Counter()])
-    both_hold_one = threading.Barrier(2)
-
-    def write(one: int, other: int) -> str:
-        try:
-            with storage.transaction():
-                counters.update(one, value=one)
-                both_hold_one.wait(DEADLINE)
-                counters.update(other, value=one)
-        except StorageBusy:
-            return "busy"
-        return "done"
-
-    with ThreadPoolExecutor(2) as pool:
-        outcomes = [pool.submit(write, first.id, second.id), pool.submit(write, second.id, first.id)]
-        assert sorted(outcome.result(DEADLINE) for outcome in outcomes) == ["busy", "done"]
-    assert counters.get(first.id).value == counters.get(second.id).value != 0
-    assert len(trail(storage)) == 4
-
-
-@pytest.mark.parametrize("engine", ["sqlite", "postgresql", "mariadb"])
-def test_a_named_lock_lets_one_transaction_through_at_a_time(make_database, open_storage, engine):
-    storage = open_storage(make_database(engine))
-    counters = accessor_of(storage)
-
-    def insert_if_none(number: int) -> None:
-        with storage.transaction():
-            storage.lock("counters")
-            if counters.count() == 0:
-                counters.insert(Counter())
-
-    with ThreadPoolExecutor(8) as pool:
-        for _ in range(3):
-            list(pool.map(insert_if_none, range(8)))
-            assert counters.count() == 1
-            counters.delete(counters.all()[0].id)
-
-
-@pytest.mark.parametrize("engine", ["sqlite", "memory", "postgresql", "mariadb"])
-def test_a_named_lock_is_part_of_its_transaction(make_database, open_storage, engine):
-    storage = open_storage(make_database(engine))
-    counters = accessor_of(storage)
-    with pytest.raises(ZeroDivisionError), storage.transaction():
-        counters.insert(Counter())
-        storage.lock("counters")
-        raise ZeroDivisionError
-    assert counters.count() == 0
-    with pytest.raises(TransactionError, match="a lock belongs to a transaction"):
-        storage.lock("counters")
-
-
-@pytest.mark.parametrize("engine", ["postgresql", "mariadb"])
-def test_a_transaction_that_lost_a_deadlock_commits_nothing_of_it(make_database, open_storage, engine):
-    storage = open_storage(make_database(engine))
-    counters = accessor_of(storage)
-    first, second = counters.insert_many([Counter(), Counter()])
-    both_hold_one = threading.Barrier(2)
-
-    def write(one: int, other: int, mark: int) -> str:
-        caught = "none"
-        try:
-            with storage.transaction():
-                counters.update(one, value=mark)
-                both_hold_one.wait(DEADLINE)
-                try:
-                    counters.update(other, value=mark)
-                except StorageBusy:
-                    caught = "caught"
-                counters.insert(Counter(value=mark))
-        except StorageBusy:
-            return f"{caught}, refused"
-        return f"{caught}, committed"
-
-    with ThreadPoolExecutor(2) as pool:
-        outcomes = [pool.submit(write, first.id, second.id, 1), pool.submit(write, second.id, first.id, 2)]
-        results = [outcome.result(DEADLINE) for outcome in outcomes]
-    written = [row.after["value"] for row in trail(storage)]
-    for mark, result in enumerate(results, start=1):
-        # Who caught the refusal of one operation may commit the others, but then all of them.
-        committed = {"none, committed": 3, "caught, committed": 2, "caught, refused": 0}[result]
-        assert written.count(mark) == committed, (results, written)
-    assert counters.count() == 2 + sum(result.endswith("committed") for result in results)
-
-
 # Databases that fail
 
 
@@ -512,142 +400,6 @@ def test_a_missing_table_is_told_with_the_way_out(make_database):
         accessor_of(storage).count()
 
 
-@pytest.mark.parametrize("url", ["postgresql://nobody:s3cret@127.0.0.1:1/x", "mysql://nobody:s3cret@127.0.0.1:1/x"])
-def test_a_server_that_does_not_answer_is_unavailable(url):
-    with Storage(url, entry_points=[], config={"engine": {"timeout_seconds": 2}}) as storage:
-        with pytest.raises(StorageUnavailable, match=r"cannot be reached|cannot do this now") as caught:
-            accessor_of(storage).count()
-        assert not storage.health().ok
-        assert "s3cret" not in f"{storage!r} {storage.url} {caught.value} {storage.health()}"
-
-
-@pytest.mark.parametrize("engine", ["postgresql", "mariadb"])
-def test_a_connection_that_the_server_drops_fails_one_transaction_and_no_more(make_database, open_storage, engine):
-    storage = open_storage(make_database(engine))
-    counters = accessor_of(storage)
-    counters.insert(Counter(value=1))
-    own_id, kill = {
-        "postgresql": ("SELECT pg_backend_pid()", "SELECT pg_terminate_backend({})"),
-        "mariadb": ("SELECT CONNECTION_ID()", "KILL {}"),
-    }[engine]
-
-    def drop(connection_id: int) -> None:
-        with storage.engine.connect() as connection:
-            connection.exec_driver_sql(kill.format(connection_id))
-
-    with pytest.raises(StorageUnavailable), storage.transaction() as session, ThreadPoolExecutor(1) as pool:
-        counters.insert(Counter(value=2))
-        connection_id = session.connection().exec_driver_sql(own_id).scalar_one()
-        pool.submit(drop, connection_id).result(DEADLINE)
-        counters.insert(Counter(value=3))
-    counters.insert(Counter(value=4))
-    assert [counter.value for counter in counters.all()] == [1, 4]
-
-
-# What the database refuses
-
-
-def strangers_view(error: BaseException) -> str:
-    return f"{error} {error!r} {error.args}"
-
-
-@pytest.fixture
-def slots(storage: Storage) -> ModelAccessor[Slot]:
-    slots = accessor_of(storage, Slot)
-    assert slots.storage is storage
-    storage.create_tables()
-    return slots
-
-
-def test_a_taken_value_is_told_by_its_field(storage):
-    users = accessor_of(storage, User)
-    users.insert(User(name="Ana", email="secret@example.com"))
-    with pytest.raises(ConstraintViolation) as caught:
-        users.insert(User(name="Ben", email="secret@example.com"))
-    assert (caught.value.kind, caught.value.fields) == ("unique", ["email"])
-    assert str(caught.value) == "email is taken by another record"
-
-
-def test_a_taken_key_is_told_by_its_field(storage):
-    devices = accessor_of(storage, Device)
-    devices.insert(Device(serial="A1"))
-    with pytest.raises(ConstraintViolation) as caught:
-        devices.insert(Device(serial="A1"))
-    assert (caught.value.kind, caught.value.fields) == ("unique", ["serial"])
-
-
-def test_a_taken_combination_is_told_by_its_fields(slots):
-    slots.insert(Slot(shelf=1, place=1))
-    with pytest.raises(ConstraintViolation) as caught:
-        slots.insert(Slot(shelf=1, place=1))
-    assert (caught.value.kind, caught.value.fields) == ("unique", ["shelf", "place"])
-
-
-def test_a_reference_to_nothing_is_refused(storage):
-    members = accessor_of(storage, Member)
-    with pytest.raises(ConstraintViolation) as caught:
-        members.insert(Member(name="m", team_id=99))
-    assert caught.value.kind == "foreign_key"
-    assert caught.value.fields in (["team_id"], [])  # SQLite does not tell it
-
-
-def test_a_record_that_others_refer_to_is_not_deleted(storage):
-    team = accessor_of(storage, Team).insert(Team(name="red"))
-    accessor_of(storage, Member).insert(Member(name="m", team_id=team.id))
-    with pytest.raises(ConstraintViolation) as caught, storage.transaction() as session:
-        session.execute(delete(Team))
-    assert caught.value.kind == "foreign_key"
-    assert accessor_of(storage, Team).count() == 1
-
-
-def test_a_missing_value_is_told_by_its_field(storage):
-    with pytest.raises(ConstraintViolation) as caught, storage.transaction() as session:
-        session.execute(insert(User).values(email="a@example.com"))
-    assert (caught.value.kind, caught.value.fields) == ("not_null", ["name"])
-    assert str(caught.value) == "name is required"
-
-
-def test_a_broken_rule_of_the_table_is_told(slots):
-    with pytest.raises(ConstraintViolation) as caught:
-        slots.insert(Slot(shelf=1, place=0))
-    assert caught.value.kind == "check"
-    assert str(caught.value) == "the table's rule places_start_at_one refuses the values"
-
-
-def test_no_refusal_shows_sql_or_values(storage, slots):
-    users = accessor_of(storage, User)
-    users.insert(User(name="Ana", email="topsecret@example.com"))
-    slots.insert(Slot(shelf=424242, place=1))
-    refusals = []
-    for write in (
-        lambda: users.insert(User(name="Ben", email="topsecret@example.com")),
-        lambda: slots.insert(Slot(shelf=424242, place=1)),
-        lambda: slots.insert(Slot(shelf=424242, place=-1)),
-        lambda: accessor_of(storage, Member).insert(Member(name="topsecret", team_id=424242)),
-        lambda: users.update(1, name="topsecret" * 10),
-    ):
-        with pytest.raises(StorageError) as caught:
-            write()
-        refusals.append(strangers_view(caught.value))
-    for refusal in refusals:
-        assert not re.search(r"topsecret|424242|INSERT|UPDATE|SELECT|\[SQL|sqlite3|psycopg|pymysql", refusal), refusal
-
-
-def test_the_drivers_own_words_stay_in_the_traceback_for_the_log(sqlite_storage):
-    devices = accessor_of(sqlite_storage, Device)
-    devices.insert(Device(serial="A1"))
-    with pytest.raises(ConstraintViolation) as caught:
-        devices.insert(Device(serial="A1"))
-    assert isinstance(caught.value.orig, sqlite3.IntegrityError)
-    assert "UNIQUE constraint failed: device.serial" in "".join(traceback.format_exception(caught.value))
-
-
-def test_a_value_that_does_not_fit_is_refused_as_input(storage):
-    with pytest.raises(InvalidInput), storage.transaction() as session:
-        session.execute(insert(Counter).values(value=2**70))
-    assert accessor_of(storage).count() == 0
-
-
 # URLs
 
 
@@ -663,28 +415,3 @@ def test_a_value_that_does_not_fit_is_refused_as_input(storage):
 def test_a_url_that_cannot_work_is_refused_at_once(url, message):
     with pytest.raises(ConfigurationError, match=message):
         Storage(url, entry_points=[])
-
-
-@pytest.mark.parametrize(
-    ("url", "driver", "extra"), [("postgresql://x/y", "psycopg", "postgres"), ("mariadb://x/y", "pymysql", "mysql")]
-)
-def test_a_missing_driver_is_told_with_the_command_that_installs_it(monkeypatch, url, driver, extra):
-    monkeypatch.setitem(sys.modules, driver, None)
-    with pytest.raises(ConfigurationError, match=rf"needs the driver {driver}: pip install 'vstorage-core\[{extra}\]'"):
-        Storage(url, entry_points=[])
-
-
-@pytest.mark.parametrize(
-    ("engine", "scheme"),
-    [
-        ("postgresql", "postgresql"),
-        ("postgresql", "postgres"),
-        ("postgresql", "postgresql+psycopg2"),
-        ("mariadb", "mysql"),
-        ("mariadb", "mariadb"),
-    ],
-)
-def test_a_url_needs_no_driver(make_database, engine, scheme):
-    url = make_database(engine)
-    with Storage(f"{scheme}://{url.split('://')[1]}", entry_points=[]) as storage:
-        assert storage.health().ok

@@ -447,12 +447,14 @@ class Storage:
             session.begin_write()
         scope.transactional = True
         try:
-            session.connection()
+            info = session.connection().info
+            info.pop("lost", None)
             yield
-            if "lost" in session.info:
+            lost = session.info.get("lost") or info.get("lost")
+            if lost is not None:
                 raise TransactionConflict(
                     "a part of the transaction was lost, so nothing of it is stored; run it again"
-                ) from session.info["lost"]
+                ) from lost
             session.commit()
         except BaseException:
             session.info.pop("lost", None)

@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 import sqlalchemy
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Connection, Engine, Table, event
+from sqlalchemy import Connection, Engine, QueuePool, Table, event
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import PoolProxiedConnection
 
 from vstorage_core.engine.driver_errors import raise_ours
-from vstorage_core.errors import ConfigurationError
+from vstorage_core.errors import ConfigurationError, StorageBusy
 
 
 class EngineSettings(BaseModel):
@@ -21,8 +23,13 @@ class EngineSettings(BaseModel):
     Attributes:
         durability: What a power cut can cost on SQLite. `full`: nothing that was acknowledged. `normal`: the last
             moments, never the database; far fewer syncs. `off`: the database itself.
-        timeout_seconds: How long a writer waits for others before `StorageBusy`.
+        timeout_seconds: How long a writer waits for others, or anybody for a connection, before `StorageBusy`.
         journal_size_limit_bytes: Size at which SQLite's write-ahead log is written back and cut, readers or not.
+        connect_timeout_seconds: How long a server may take to let us in, per host; after as long without a sign of
+            life a connection to PostgreSQL counts as lost.
+        statement_timeout_seconds: How long a server may work on one statement before `StorageBusy`; None: for ever.
+        pool_size: How many connections to a server are kept open, and ten more for a moment. With more threads than
+            that some may wait for long: the pool does not make them queue.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -30,6 +37,9 @@ class EngineSettings(BaseModel):
     durability: Literal["full", "normal", "off"] = "full"
     timeout_seconds: float = Field(default=10.0, gt=0)
     journal_size_limit_bytes: int = Field(default=64 * 1024 * 1024, gt=0)
+    connect_timeout_seconds: float = Field(default=10.0, gt=0)
+    statement_timeout_seconds: float | None = Field(default=None, gt=0)
+    pool_size: int = Field(default=40, ge=1)
 
 
 class Backend:
@@ -54,8 +64,7 @@ class Backend:
         self.read_engine = self.write_engine
 
     def _open_engine(self, url: URL) -> Engine:
-        options = {"connect_args": {"connect_timeout": int(self.settings.timeout_seconds)}}
-        return create_engine(url, pool_pre_ping=True, **options)
+        raise NotImplementedError
 
     def acquire_write(self, timeout_seconds: float | None = None) -> None:
         """Wait for the turn to write; servers let writers run side by side."""
@@ -112,9 +121,8 @@ class Backend:
 
     def close(self) -> None:
         """Close all connections that are not in use."""
-        self.write_engine.dispose()
-        if self.read_engine is not self.write_engine:
-            self.read_engine.dispose()
+        for engine in {self.write_engine, self.read_engine}:
+            engine.dispose()
 
 
 def create_engine(url: URL, **options: Any) -> Engine:
@@ -131,3 +139,26 @@ def create_engine(url: URL, **options: Any) -> Engine:
         raise ConfigurationError(f"{url.render_as_string()} needs the driver {error.name}: {hint}") from error
     event.listen(engine, "handle_error", raise_ours)
     return engine
+
+
+def pool_options(settings: EngineSettings) -> dict[str, Any]:
+    """Arguments of `create_engine` for connections to a server."""
+    return {
+        "poolclass": _Pool,
+        "pool_size": settings.pool_size,
+        "max_overflow": 10,
+        "pool_timeout": settings.timeout_seconds,
+        "pool_pre_ping": True,
+    }
+
+
+class _Pool(QueuePool):
+    """SQLAlchemy's pool, raising our exception."""
+
+    def connect(self) -> PoolProxiedConnection:
+        try:
+            return super().connect()
+        except PoolTimeout as error:
+            raise StorageBusy(
+                "all connections to the database are in use; try again, or raise the setting engine.pool_size"
+            ) from error

@@ -24,12 +24,19 @@ def raise_ours(context: ExceptionContext) -> None:
     """SQLAlchemy event: raise our exception in place of the driver's, without SQL or parameters in its message."""
     if context.is_pre_ping:
         return  # the pool wants to know whether it must reconnect
+    error = context.original_exception
     compiled = getattr(context.execution_context, "compiled", None)
-    ours = _translate(context.original_exception, getattr(getattr(compiled, "statement", None), "table", None))
-    if ours is None and context.is_disconnect:
-        ours = StorageUnavailable("the connection to the database was lost")
+    ours = _translate(error, getattr(getattr(compiled, "statement", None), "table", None))
+    if context.is_disconnect and context.connection is not None:
+        ours = StorageUnavailable(f"the connection to the database was lost; {_IN_DOUBT}")
+    elif getattr(error, "sqlstate", None) == _READS_ONLY or error.args[:1] in ((_NO_QUORUM,), (_COMMIT_FAILED,)):
+        # The connection works and the server does not: the pool must look for another one.
+        context.is_disconnect = True
+    if isinstance(ours, TransactionConflict) and context.connection is not None:
+        # MySQL has undone everything that the transaction did: whoever goes on would commit a half.
+        context.connection.info["lost"] = ours
     if ours is not None:
-        raise ours from context.original_exception
+        raise ours from error
 
 
 class translated:  # a class, because a generator costs three times as much
@@ -100,6 +107,14 @@ def _translate_sqlite(error: sqlite3.Error) -> StorageError | None:
     return None
 
 
+# What a standby says that is asked to write.
+_READS_ONLY = "25006"
+_IN_DOUBT = "if it was committing, look whether the change is stored"
+_TOO_SLOW = (
+    "the database was stopped at a statement that took too long; try again, or raise engine.statement_timeout_seconds"
+)
+
+
 def _translate_postgresql(error: BaseException, sqlstate: str) -> StorageError | None:
     diagnostics = getattr(error, "diag", None)
     # "Key (email)=(a@b) already exists.": the value must not leave the server, the column may.
@@ -119,6 +134,12 @@ def _translate_postgresql(error: BaseException, sqlstate: str) -> StorageError |
         return TransactionConflict("other transactions stood in the way; try again")
     if sqlstate == "55P03":
         return StorageBusy("another transaction holds the record; try again")
+    if sqlstate == "57014":
+        return StorageBusy(_TOO_SLOW)
+    if sqlstate == _READS_ONLY:
+        return StorageUnavailable(
+            "the database server is a standby, which only reads; name the primary, or all hosts, in the URL"
+        )
     if sqlstate.startswith("22"):
         return InvalidInput("the database refuses a value: it does not fit its column")
     if sqlstate[:2] == "28" or sqlstate == "3D000":
@@ -128,6 +149,8 @@ def _translate_postgresql(error: BaseException, sqlstate: str) -> StorageError |
     return None
 
 
+# What a node of a Galera cluster says that has lost the others.
+_NO_QUORUM, _COMMIT_FAILED = 1047, 1180
 _MYSQL_CONSTRAINTS: dict[int, ConstraintKind] = {
     1062: "unique",
     1451: "foreign_key",
@@ -147,15 +170,20 @@ def _translate_mysql(error: BaseException, number: int, message: str, table: Tab
         fields = _columns_of_key(names[0], table) if kind == "unique" and names else names
         rule = re.search(r"CONSTRAINT [`'](\w+)[`']", message, re.IGNORECASE)
         return _violation(kind, fields, error, rule=rule[1] if rule else "")
-    if number == 1213:
+    # A deadlock takes the savepoints along, and SQLAlchemy's flush tries to go back to one.
+    if number == 1213 or (number == 1305 and message.startswith("SAVEPOINT")):
         return TransactionConflict("other transactions stood in the way; try again")
     if number == 1205:
         return StorageBusy("another transaction holds the record; try again")
+    if number == _COMMIT_FAILED:
+        return StorageUnavailable(f"the database server is cut off from its cluster; {_IN_DOUBT}")
+    if number in (1317, 1969, 3024):
+        return StorageBusy(_TOO_SLOW)
     if number in (1264, 1366, 1406):
         return InvalidInput("the database refuses a value: it does not fit its column")
     if number in (1044, 1045, 1049):
         return StorageUnavailable("the database server does not let us in: user, password or database name is wrong")
-    if number in (1021, 1040, 1047, 1114, 1290, 2002, 2003, 2006, 2013):
+    if number in (1021, 1040, _NO_QUORUM, 1053, 1114, 1290, 1927, 2002, 2003, 2006, 2013):
         return StorageUnavailable("the database server cannot do this now")
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Engine, Integer, SmallInteger, Table, event, func, select, text
@@ -9,22 +10,31 @@ from sqlalchemy.dialects.mysql.base import MySQLTypeCompiler
 from sqlalchemy.dialects.postgresql.base import PGTypeCompiler
 from sqlalchemy.engine import URL
 
-from vstorage_core.engine.backend import Backend, EngineSettings, create_engine
+from vstorage_core.engine.backend import Backend, EngineSettings, create_engine, pool_options
 
 
 class PostgresqlBackend(Backend):
     """PostgreSQL through psycopg 3."""
 
     def _open_engine(self, url: URL) -> Engine:
-        milliseconds = int(self.settings.timeout_seconds * 1000)
-        engine = create_engine(
-            url,
-            pool_pre_ping=True,
-            connect_args={
-                "connect_timeout": max(2, int(self.settings.timeout_seconds)),
-                "options": f"-c lock_timeout={milliseconds}",
-            },
-        )
+        settings = self.settings
+        connect_seconds = max(2, int(settings.connect_timeout_seconds))
+        options = {
+            "lock_timeout": int(settings.timeout_seconds * 1000),
+            "statement_timeout": int((settings.statement_timeout_seconds or 0) * 1000),
+        }
+        given = url.query.get("options", "")
+        arguments: dict[str, Any] = {
+            "connect_timeout": connect_seconds,
+            # A server that lost its power says nothing: without these we would wait for it for minutes.
+            "tcp_user_timeout": connect_seconds * 1000,
+            "keepalives_idle": connect_seconds,
+            "options": " ".join([*(f"-c {name}={value}" for name, value in options.items()), str(given)]),
+        }
+        if len(_hosts(url)) > 1 and "target_session_attrs" not in url.query:
+            # Of a primary and its standbys only the primary is of use.
+            arguments["target_session_attrs"] = "read-write"
+        engine = create_engine(url, connect_args=arguments, **pool_options(settings))
         engine.dialect.type_compiler = engine.dialect.type_compiler_instance = _PostgresqlTypes(engine.dialect)
         engine.dialect.colspecs = {**engine.dialect.colspecs, Integer: _PostgresqlInteger, SmallInteger: SmallInteger}
         return engine
@@ -58,19 +68,28 @@ class MysqlBackend(Backend):
         super().__init__(url, settings)
 
     def _open_engine(self, url: URL) -> Engine:
-        timeout = max(1, int(self.settings.timeout_seconds))
+        settings = self.settings
+        places = [_place(host) for host in _hosts(url)] or [{}]
+        arguments: dict[str, Any] = {"connect_timeout": settings.connect_timeout_seconds, "charset": "utf8mb4"}
+        if settings.statement_timeout_seconds is not None:
+            # The server's own limit comes first, where there is a server left.
+            arguments["read_timeout"] = settings.statement_timeout_seconds + settings.connect_timeout_seconds
         engine = create_engine(
-            url,
-            pool_pre_ping=True,
+            url.difference_update_query(["host"]),
             isolation_level="READ COMMITTED",
-            connect_args={"connect_timeout": timeout, "charset": "utf8mb4"},
+            connect_args=arguments,
+            **pool_options(settings),
         )
         engine.dialect.type_compiler = engine.dialect.type_compiler_instance = _MysqlTypes(engine.dialect)
 
-        @event.listens_for(engine, "connect")
-        def configure(connection: Any, _record: object) -> None:
-            with connection.cursor() as cursor:
-                cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {timeout}, time_zone = '+00:00'")
+        @event.listens_for(engine, "do_connect")
+        def connect(dialect: Any, _record: object, arguments: Sequence[Any], options: dict[str, Any]) -> Any:
+            for place in places[:-1]:
+                try:
+                    return _connected(dialect, arguments, {**options, **place}, settings, len(places))
+                except dialect.loaded_dbapi.OperationalError:
+                    continue
+            return _connected(dialect, arguments, {**options, **places[-1]}, settings, len(places))
 
         return engine
 
@@ -80,10 +99,52 @@ class MysqlBackend(Backend):
             # On a connection of its own: CREATE TABLE would commit the transaction, and INSERT IGNORE of a row that is
             # there takes a shared lock, over which those who want the exclusive one deadlock.
             with self.write_engine.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
-                other.execute(text("CREATE TABLE IF NOT EXISTS vstorage_lock (name VARCHAR(255) PRIMARY KEY)"))
-                other.execute(text("INSERT IGNORE INTO vstorage_lock VALUES (:name)"), {"name": name})
+                other.execute(
+                    text(
+                        "CREATE TABLE IF NOT EXISTS vstorage_lock"
+                        " (name VARCHAR(255) PRIMARY KEY, taken BIGINT NOT NULL)"
+                    )
+                )
+                other.execute(text("INSERT IGNORE INTO vstorage_lock VALUES (:name, 0)"), {"name": name})
             self._known_locks.add(name)
-        connection.execute(text("SELECT name FROM vstorage_lock WHERE name = :name FOR UPDATE"), {"name": name})
+        # A write, not FOR UPDATE: the nodes of a cluster tell each other what was written, and not what was locked.
+        connection.execute(text("UPDATE vstorage_lock SET taken = taken + 1 WHERE name = :name"), {"name": name})
+
+
+def _hosts(url: URL) -> list[str]:
+    """The hosts of `?host=a:3306&host=b:3306`; PostgreSQL's driver tries them one after the other by itself."""
+    named = url.query.get("host", ())
+    return named.split(",") if isinstance(named, str) else list(named)
+
+
+def _place(host: str) -> dict[str, Any]:
+    name, _, port = host.partition(":")
+    return {"host": name, "port": int(port or 3306)}
+
+
+def _connected(
+    dialect: Any, arguments: Sequence[Any], options: Mapping[str, Any], settings: EngineSettings, host_count: int
+) -> Any:
+    connection = dialect.connect(*arguments, **options)
+    is_mariadb = "MariaDB" in connection.get_server_info()
+    values = {"innodb_lock_wait_timeout": max(1, int(settings.timeout_seconds)), "time_zone": "'+00:00'"}
+    if settings.statement_timeout_seconds is not None:
+        if is_mariadb:
+            values["max_statement_time"] = settings.statement_timeout_seconds
+        else:
+            values["max_execution_time"] = int(settings.statement_timeout_seconds * 1000)
+    if is_mariadb and host_count > 1:
+        # In a cluster a read waits for what other nodes have committed, our own writes through them included.
+        values["wsrep_sync_wait"] = 1
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SET SESSION " + ", ".join(f"{name} = {value}" for name, value in values.items()))
+            # A node of a cluster that lost the others lets us in, and refuses everything else.
+            cursor.execute("SELECT 1")
+    except dialect.loaded_dbapi.Error:
+        connection.close()
+        raise
+    return connection
 
 
 class _PostgresqlInteger(BigInteger):
