@@ -11,18 +11,18 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Engine, event, inspect
+from sqlalchemy import Engine, Result, event, inspect
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import SessionTransaction
+from sqlalchemy.orm import ORMExecuteState, SessionTransaction
 from sqlalchemy.sql.dml import UpdateBase
 from sqlmodel import Session, SQLModel
 
 from vstorage_core.audit import AuditLog, FlushAudit, write_entries
 from vstorage_core.engine import Backend, Owner
-from vstorage_core.errors import StorageError
+from vstorage_core.errors import StorageError, StorageUnavailable
 from vstorage_core.records import Values, record_type
 from vstorage_core.rows import is_any_heard
 
@@ -39,6 +39,7 @@ _SESSION_EVENTS = attrgetter(
 _ENGINE_EVENTS = attrgetter(
     "before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute", "commit", "rollback"
 )
+_STREAMED = {"yield_per", "stream_results"}
 # Marks an instance whose key the database made.
 KEY_WAS_MADE = "vstorage_key_was_made"
 
@@ -59,6 +60,11 @@ class StorageSession(Session):
         # every savepoint that it ever had.
         self.marks: WeakKeyDictionary[SessionTransaction, int] = WeakKeyDictionary()
         self._row_cursor: tuple[SessionTransaction | None, Any] = (None, None)
+        # Who answered last, and whether it is the primary's turn until the transaction ends.
+        self._reader = backend.read_engine
+        self._leaves_replicas = False
+        if backend.has_replicas:
+            event.listen(self, "do_orm_execute", _read_elsewhere)
 
     def commit(self) -> None:
         """Commit; what was written is told to the commit listeners when the scope ends."""
@@ -96,13 +102,50 @@ class StorageSession(Session):
         """SQLAlchemy's question which engine to use: the reading one until something is written."""
         if self._flushing or self.backend.single_connection or isinstance(clause, UpdateBase):
             self.begin_write()
-        return self.backend.write_engine if self.writing else self.backend.read_engine
+        if self.writing:
+            return self.backend.write_engine
+        # Who asks for a connection and not for a statement's answer may do anything with it.
+        if not self.backend.has_replicas or self._leaves_replicas or (mapper is None and clause is None):
+            return self.backend.read_engine
+        self._reader = self.backend.reader()
+        return self._reader
+
+    def leave_replicas(self) -> None:
+        """Ask none of them until the transaction ends."""
+        self._leaves_replicas = True
+
+    def begins_again(self) -> bool:
+        """After a statement failed: go on with the primary; False where it did not fail on a replica.
+
+        Also False where the session has instances, which would be lost with its transaction.
+        """
+        if self.writing or self._reader is self.backend.read_engine or self.identity_map or self.new:
+            return False
+        self.backend.reader_failed(self._reader)
+        self.rollback()
+        self.begin_write()
+        return True
+
+
+def _read_elsewhere(state: ORMExecuteState) -> Result[Any]:
+    """SQLAlchemy event: run what a replica could not answer again, on the primary."""
+    session = cast(StorageSession, state.session)
+    if not _STREAMED.isdisjoint(state.execution_options):
+        # What has come of it so far cannot be taken back when it breaks.
+        session.leave_replicas()
+    try:
+        return state.invoke_statement()
+    except StorageUnavailable:
+        if not session.begins_again():
+            raise
+    return state.invoke_statement()
 
 
 @event.listens_for(StorageSession, "after_transaction_end")
 def _release_write(session: StorageSession, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
         session._row_cursor = (None, None)
+        session._leaves_replicas = False
         if session.writing:
             session.writing = False
             session.backend.release_write()

@@ -70,6 +70,7 @@ class Storage:
 
     Args:
         url: Database URL; default `VSTORAGE_DATABASE_URL` or `sqlite:///./storage.db`.
+        replica_urls: Standbys of a PostgreSQL primary, to answer reads outside of transactions; default: as configured.
         plugins: Plugin objects, beside those that are installed.
         config: Settings by section, e.g. `{"engine": {"durability": "normal"}}`; a variable such as
             `VSTORAGE_ENGINE__DURABILITY` wins over it.
@@ -88,13 +89,15 @@ class Storage:
         self,
         url: str | None = None,
         *,
+        replica_urls: Iterable[str] | None = None,
         plugins: Iterable[object] = (),
         config: Mapping[str, Mapping[str, Any]] | None = None,
         entry_points: Iterable[importlib_metadata.EntryPoint] | None = None,
     ) -> None:
         self._config = dict(config or {})
         self._read_sections: set[str] = set()
-        self._engine_settings = self.settings("engine", EngineSettings)
+        given = {} if replica_urls is None else {"replica_urls": list(replica_urls)}
+        self._engine_settings = self.settings("engine", EngineSettings, **given)
         self._url = url or os.environ.get("VSTORAGE_DATABASE_URL") or DEFAULT_URL
         self._backend = open_backend(self._url, self._engine_settings)
         self._opened_in: int | None = None
@@ -140,7 +143,7 @@ class Storage:
             with self._open_mutex:
                 if self._opened_in is not None and self._opened_in != pid:
                     # After a fork the connections still belong to the parent: forget them, do not close them.
-                    for engine in {self._backend.write_engine, self._backend.read_engine}:
+                    for engine in self._backend.engines:
                         engine.dispose(close=False)
                     self._backend = open_backend(self._url, self._engine_settings)
                 if self._opened_in != pid:
@@ -638,7 +641,7 @@ class Storage:
 def _check_database(storage: Storage) -> Mapping[str, Any]:
     with storage.snapshot() as connection:
         connection.execute(select(1))
-    return storage._backend.check_files()
+    return {**storage._backend.check_files(), **storage._backend.state()}
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import sqlalchemy
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy import Connection, Engine, QueuePool, Table, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -15,6 +16,12 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from vstorage_core.engine.driver_errors import raise_ours
 from vstorage_core.errors import ConfigurationError, StorageBusy
+
+logger = logging.getLogger("vstorage")
+
+
+def _split(value: object) -> object:
+    return value.split() if isinstance(value, str) else value
 
 
 class EngineSettings(BaseModel):
@@ -30,6 +37,9 @@ class EngineSettings(BaseModel):
         statement_timeout_seconds: How long a server may work on one statement before `StorageBusy`; None: for ever.
         pool_size: How many connections to a server are kept open, and ten more for a moment. With more threads than
             that some may wait for long: the pool does not make them queue.
+        replica_urls: Standbys of a PostgreSQL primary that answer reads outside of transactions; as one text,
+            separated by spaces.
+        replica_lag_limit_seconds: How old the answer of a standby may be.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -40,6 +50,8 @@ class EngineSettings(BaseModel):
     connect_timeout_seconds: float = Field(default=10.0, gt=0)
     statement_timeout_seconds: float | None = Field(default=None, gt=0)
     pool_size: int = Field(default=40, ge=1)
+    replica_urls: Annotated[list[str], BeforeValidator(_split)] = []
+    replica_lag_limit_seconds: float = Field(default=10.0, gt=0)
 
 
 class Backend:
@@ -51,20 +63,40 @@ class Backend:
         single_connection: Whether the database lives in one connection, as SQLite in memory does.
         is_read_only: Whether the file or its folder cannot be written.
         writes_rows: Whether rows may be written and read through the driver's own cursor.
+        has_replicas: Whether `reader` may give the engine of a replica.
     """
 
     single_connection = False
     is_read_only = False
     writes_rows = False
+    has_replicas = False
 
     def __init__(self, url: URL, settings: EngineSettings) -> None:
         self.url = url
         self.settings = settings
         self.write_engine = self._open_engine(url)
         self.read_engine = self.write_engine
+        if settings.replica_urls and not (self.has_replicas or self.single_connection):
+            logger.warning("%s: replica_urls is only for PostgreSQL; all reads go to this database", self.url.database)
 
     def _open_engine(self, url: URL) -> Engine:
         raise NotImplementedError
+
+    @property
+    def engines(self) -> set[Engine]:
+        """All of them."""
+        return {self.write_engine, self.read_engine}
+
+    def reader(self) -> Engine:
+        """The engine for a read outside of transactions that begins now."""
+        return self.read_engine
+
+    def reader_failed(self, engine: Engine) -> None:
+        """Ask this replica nothing until it is well again."""
+
+    def state(self) -> Mapping[str, Any]:
+        """What the health check tells besides that the database answers."""
+        return {}
 
     def acquire_write(self, timeout_seconds: float | None = None) -> None:
         """Wait for the turn to write; servers let writers run side by side."""
@@ -121,7 +153,7 @@ class Backend:
 
     def close(self) -> None:
         """Close all connections that are not in use."""
-        for engine in {self.write_engine, self.read_engine}:
+        for engine in self.engines:
             engine.dispose()
 
 

@@ -8,20 +8,30 @@ from typing import Any
 from sqlalchemy import BigInteger, Connection, Engine, Integer, SmallInteger, Table, event, func, select, text
 from sqlalchemy.dialects.mysql.base import MySQLTypeCompiler
 from sqlalchemy.dialects.postgresql.base import PGTypeCompiler
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from vstorage_core.engine.backend import Backend, EngineSettings, create_engine, pool_options
+from vstorage_core.engine.replicas import Replicas
+from vstorage_core.errors import ConfigurationError
 
 
 class PostgresqlBackend(Backend):
     """PostgreSQL through psycopg 3."""
 
-    def _open_engine(self, url: URL) -> Engine:
+    def __init__(self, url: URL, settings: EngineSettings) -> None:
+        self.has_replicas = bool(settings.replica_urls)
+        super().__init__(url, settings)
+        engines = [self._open_engine(_replica_url(url), read_only=True) for url in settings.replica_urls]
+        self._replicas = Replicas(self.write_engine, engines, settings.replica_lag_limit_seconds)
+
+    def _open_engine(self, url: URL, *, read_only: bool = False) -> Engine:
         settings = self.settings
         connect_seconds = max(2, int(settings.connect_timeout_seconds))
         options = {
             "lock_timeout": int(settings.timeout_seconds * 1000),
             "statement_timeout": int((settings.statement_timeout_seconds or 0) * 1000),
+            **({"default_transaction_read_only": "on"} if read_only else {}),
         }
         given = url.query.get("options", "")
         arguments: dict[str, Any] = {
@@ -34,10 +44,28 @@ class PostgresqlBackend(Backend):
         if len(_hosts(url)) > 1 and "target_session_attrs" not in url.query:
             # Of a primary and its standbys only the primary is of use.
             arguments["target_session_attrs"] = "read-write"
-        engine = create_engine(url, connect_args=arguments, **pool_options(settings))
+        # A standby may cancel transactions that stay open, and there is nothing to commit on it.
+        more = {"isolation_level": "AUTOCOMMIT"} if read_only else {}
+        engine = create_engine(url, connect_args=arguments, **more, **pool_options(settings))
         engine.dialect.type_compiler = engine.dialect.type_compiler_instance = _PostgresqlTypes(engine.dialect)
         engine.dialect.colspecs = {**engine.dialect.colspecs, Integer: _PostgresqlInteger, SmallInteger: SmallInteger}
         return engine
+
+    @property
+    def engines(self) -> set[Engine]:
+        return {*super().engines, *self._replicas.engines}
+
+    def reader(self) -> Engine:
+        return self._replicas.choose() if self.has_replicas else self.read_engine
+
+    def reader_failed(self, engine: Engine) -> None:
+        self._replicas.failed(engine)
+
+    def release_write(self) -> None:
+        self._replicas.wrote()
+
+    def state(self) -> Mapping[str, Any]:
+        return {"replicas": self._replicas.report()} if self.has_replicas else {}
 
     def advance_keys(self, connection: Connection, table: Table) -> None:
         column = table.autoincrement_column
@@ -109,6 +137,18 @@ class MysqlBackend(Backend):
             self._known_locks.add(name)
         # A write, not FOR UPDATE: the nodes of a cluster tell each other what was written, and not what was locked.
         connection.execute(text("UPDATE vstorage_lock SET taken = taken + 1 WHERE name = :name"), {"name": name})
+
+
+def _replica_url(text: str) -> URL:
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        raise ConfigurationError(
+            "a URL of replica_urls is no database URL; write e.g. postgresql://user@host/name"
+        ) from None
+    if url.get_backend_name() not in ("postgresql", "postgres"):
+        raise ConfigurationError(f"the replica {url.render_as_string()} of a PostgreSQL database is none itself")
+    return url.set(drivername="postgresql+psycopg")
 
 
 def _hosts(url: URL) -> list[str]:
