@@ -224,7 +224,9 @@ def start(folder: Path, environment: dict[str, str]) -> Callable[..., subprocess
 def run(folder: Path, environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs `vstorage` in the folder."""
 
-    def run_(*arguments: object, input: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    def run_(
+        *arguments: object, input: str = "", timeout_seconds: float = 60, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [COMMAND, *map(str, arguments)],
             cwd=folder,
@@ -232,7 +234,7 @@ def run(folder: Path, environment: dict[str, str]) -> Callable[..., subprocess.C
             input=input,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=timeout_seconds,
         )
 
     return run_

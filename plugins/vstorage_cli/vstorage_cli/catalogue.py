@@ -12,7 +12,7 @@ import importlib_metadata
 from vstorage_core import Exporter, Importer, PluginConflictError, PluginError, PluginInfo, Storage, StorageError
 from vstorage_core.plugins import DISABLED_VARIABLE, ENTRY_POINT_GROUP, refuse_duplicates, routes_of
 
-OWN_COMMANDS = ("check", "export", "import", "plugins")
+OWN_COMMANDS = ("check", "copy", "export", "import", "plugins")
 
 
 class Catalogue:

@@ -20,6 +20,17 @@ from vstorage_core.storage import default_storage
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
+def app_option(function: FunctionT) -> FunctionT:
+    """Give a command the option `--app`, as an argument of that name."""
+    return click.option(
+        "--app",
+        metavar="MODULE[:NAME]",
+        envvar="VSTORAGE_APP",
+        help="Where your models and accessors are; without it the tables are as the database has them."
+        "  [env var: VSTORAGE_APP]",
+    )(function)
+
+
 def database_options(function: FunctionT) -> FunctionT:
     """Give a command the options `--url` and `--app`, as arguments of the same names."""
     url = click.option(
@@ -28,14 +39,7 @@ def database_options(function: FunctionT) -> FunctionT:
         help="The database, e.g. sqlite:///machine.db.  [default: the one that --app opens,"
         " $VSTORAGE_DATABASE_URL, or sqlite:///./storage.db]",
     )
-    app = click.option(
-        "--app",
-        metavar="MODULE[:NAME]",
-        envvar="VSTORAGE_APP",
-        help="Where your models and accessors are; without it the tables are as the database has them."
-        "  [env var: VSTORAGE_APP]",
-    )
-    return url(app(function))
+    return url(app_option(function))
 
 
 class CommandContext:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 
 from vstorage_cli.check import check
 from vstorage_cli.context import CommandContext
+from vstorage_cli.copy import copy
 from vstorage_cli.listing import plugins
 from vstorage_cli.text import table
 from vstorage_cli.transfer import export_group, import_group
@@ -93,7 +94,7 @@ def _explain(error: Exception) -> tuple[str, int]:
     "--debug", is_flag=True, envvar="VSTORAGE_DEBUG", help="Show tracebacks of errors.  [env var: VSTORAGE_DEBUG]"
 )
 def vstorage(debug: bool) -> None:
-    """Work with the database of a machine: export, import, check, serve.
+    """Work with the database of a machine: export, import, copy, check, serve.
 
     \b
     Exit codes:
@@ -105,7 +106,7 @@ def vstorage(debug: bool) -> None:
     """
 
 
-for command in (check, export_group, import_group, plugins):
+for command in (check, copy, export_group, import_group, plugins):
     vstorage.add_command(command)
 
 

@@ -8,15 +8,16 @@ import logging
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePath
 from shutil import copyfileobj
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import click
+from pydantic import BaseModel
 
-from vstorage_cli.context import CommandContext, database_file, database_options
+from vstorage_cli.context import CommandContext, FunctionT, database_file, database_options
 from vstorage_cli.flags import OptionFlags
 from vstorage_cli.progress import ProgressBar
 from vstorage_cli.text import lines_of
@@ -32,9 +33,29 @@ def _silence(_ctx: click.Context, _parameter: click.Parameter, quiet: bool) -> b
     return quiet
 
 
-_quiet_option = click.option(
+quiet_option = click.option(
     "-q", "--quiet", is_flag=True, callback=_silence, help="Print nothing but errors; no progress bar."
 )
+
+
+def report_options(function: FunctionT) -> FunctionT:
+    """Give a command that imports the options `--actor` and `--json`, as arguments `actor` and `as_json`."""
+    actor = click.option("--actor", help="Who does it, for the audit trail.  [default: your login name]")
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+    return actor(as_json(function))
+
+
+def acting(actor: str | None) -> AbstractContextManager[None]:
+    """Write the block's changes to the audit trail as of `actor` or else of whoever is logged in."""
+    return acting_as(_login_name() if actor is None else actor, actor_source="login" if actor is None else "option")
+
+
+def print_report(report: BaseModel, *, as_json: bool, quiet: bool) -> None:
+    """Print what an importer has to tell."""
+    if as_json:
+        click.echo(report.model_dump_json(indent=2))
+    elif not quiet:
+        click.echo("\n".join(lines_of(report.model_dump(mode="json"))))
 
 
 class _ContributedGroup(click.Group):
@@ -125,7 +146,7 @@ def _export_command(exporter: Exporter) -> click.Command:
     @click.argument("output", required=False, metavar="[OUTPUT|-]")
     @click.option("--force", is_flag=True, help="Replace OUTPUT where it exists, once the new file is complete.")
     @database_options
-    @_quiet_option
+    @quiet_option
     @click.pass_obj
     def command(
         context: CommandContext,
@@ -201,11 +222,10 @@ def _import_command(importer: Importer) -> click.Command:
         help=f"{importer.summary or f'Import {importer.name}'}.\n\nFILE is a file, or - for standard input.",
     )
     @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), metavar="FILE|-")
-    @click.option("--actor", help="Who does it, for the audit trail.  [default: your login name]")
     @click.option("--create", is_flag=True, help="Create the database and its tables where they are missing.")
-    @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+    @report_options
     @database_options
-    @_quiet_option
+    @quiet_option
     @click.pass_obj
     def command(
         context: CommandContext,
@@ -220,11 +240,10 @@ def _import_command(importer: Importer) -> click.Command:
         **values: Any,
     ) -> None:
         options = flags.parse(values)
-        source = "login" if actor is None else "option"
         try:
             with (
                 context.open_storage(url, app, create=create) as storage,
-                acting_as(_login_name() if actor is None else actor, actor_source=source),
+                acting(actor),
                 ProgressBar(quiet=quiet) as bar,
                 _source(file) as stream,
             ):
@@ -234,10 +253,7 @@ def _import_command(importer: Importer) -> click.Command:
                 click.echo(json.dumps({"error": str(refusal), "details": refusal.details}, indent=2, default=str))
             hint = "" if app else "\nWithout --app no models are known, which some importers need."
             raise ImportRefused(f"{refusal}{hint}", refusal.details) from refusal
-        if as_json:
-            click.echo(report.model_dump_json(indent=2))
-        elif not quiet:
-            click.echo("\n".join(lines_of(report.model_dump(mode="json"))))
+        print_report(report, as_json=as_json, quiet=quiet)
 
     command.params[1:1] = flags.parameters
     return command
