@@ -3,12 +3,14 @@
 import itertools
 import subprocess
 import sys
+import threading
 import uuid
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 
 import pytest
 from models import Color, Device, Member, Sample, Team, Ticket, User
+from sqlalchemy import event
 
 from vstorage_core import ModelAccessor
 
@@ -90,6 +92,32 @@ def test_a_program_that_does_not_know_the_models_moves_the_data_all_the_same(
         subprocess.run([sys.executable, "-c", WITHOUT_MODELS, what, url, tmp_path / "backup.sqlite"], check=True)
     assert content(machines[1]) == content(machines[0])
     assert trail(machines[1])[:-1] == trail(machines[0])
+
+
+@pytest.mark.parametrize("engine", ["postgresql", "mariadb"])
+def test_readers_of_a_server_see_the_old_rows_until_the_restore_commits(engine, make_database, open_machine, tmp_path):
+    machine = open_machine(make_database(engine))
+    users = ModelAccessor(User, "users", storage=machine)
+    users.insert(User(name="new", email="new@x"))
+    machine.export("backup", tmp_path / "backup.sqlite")
+    users.update(1, name="old")
+    at_the_end, go_on = threading.Event(), threading.Event()
+
+    @event.listens_for(machine.engine, "before_cursor_execute")
+    def wait(_connection, _cursor, statement, *_):
+        if statement.startswith("INSERT INTO auditlog"):
+            at_the_end.set()
+            assert go_on.wait(30)
+
+    restoring = threading.Thread(target=machine.import_, args=["restore", tmp_path / "backup.sqlite"])
+    restoring.start()
+    try:
+        assert at_the_end.wait(30)
+        assert users.find()[0].name == "old"
+    finally:
+        go_on.set()
+        restoring.join()
+    assert users.find()[0].name == "new"
 
 
 def test_a_file_restored_twice_gives_the_same_backup(machine, content, tmp_path):
