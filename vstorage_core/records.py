@@ -28,9 +28,14 @@ Values = dict[str, Any]
 _EXACT = Context(prec=1000)
 
 
+def encode(value: Any) -> bytes:
+    """Compact JSON: bytes as base64, Decimal and UUID as text, enums by value."""
+    return to_json(value, bytes_mode="base64", inf_nan_mode="strings", fallback=str)
+
+
 def encode_snapshot(values: Mapping[str, Any]) -> str:
-    """A record's values as compact JSON: bytes as base64, Decimal and UUID as text, enums by value."""
-    return to_json(values, bytes_mode="base64", inf_nan_mode="strings", fallback=str).decode()
+    """A record's values as compact JSON."""
+    return encode(values).decode()
 
 
 class RecordType:
@@ -42,6 +47,7 @@ class RecordType:
         keys: Attribute names of the primary key's columns.
         key: The first of them, for most models the only one.
         has_soft_delete: Whether it has a `deleted_at` field.
+        canonical: By attribute name, how a value is brought into the form that it has in JSON wherever it comes from.
 
     Raises:
         ConfigurationError: The model is no table.
@@ -70,11 +76,11 @@ class RecordType:
         self.keys: tuple[str, ...] = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
         self.key, self.key_column = self.keys[0], mapper.primary_key[0]
         self.has_soft_delete = SOFT_DELETE_FIELD in self.columns
-        self._canonical = [
-            (name, canonical)
+        self.canonical = {
+            name: canonical
             for name, column in self.columns.items()
             if (canonical := _canonical_form(column)) is not None
-        ]
+        }
         self._rules = [
             (name, rule) for name, column in self.columns.items() if (rule := storage_rule(column)) is not None
         ]
@@ -151,11 +157,19 @@ class RecordType:
     def snapshot(self, values: Mapping[str, Any]) -> str:
         """The record's values as JSON, one spelling for equal values whether they come from Python or the database."""
         plain = {name: values[name] for name in self.columns if name in values}
-        for name, canonical in self._canonical:
+        for name, canonical in self.canonical.items():
             value = plain.get(name)
             if value is not None:
                 plain[name] = canonical(value)
         return encode_snapshot(plain)
+
+    def for_json(self, rows: list[Values]) -> list[Values]:
+        """The rows, made canonical, so that `encode` writes them all at once as `snapshot` does each."""
+        for name, canonical in self.canonical.items():
+            for values in rows:
+                if values.get(name) is not None:
+                    values[name] = canonical(values[name])
+        return rows
 
     def validate(self, component: str, values: Values, changed: Collection[str] | None = None) -> Values:
         """The values as the model's types, e.g. 3 for "3".

@@ -8,15 +8,17 @@ that SQLAlchemy or the database fill in) keeps the unit of work.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Column, Dialect, Integer
+from sqlalchemy import Column, ColumnElement, DateTime, Dialect, Integer, type_coerce
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
+from sqlalchemy.types import NULLTYPE
 from sqlmodel import SQLModel
+from sqlmodel.sql.sqltypes import UTCDateTime
 
 from vstorage_core.records import RecordType, Values
 
@@ -70,6 +72,8 @@ class RowPlan:
         }
         items = [f"{name!r}: {_converted(name, f'row[{place}]', loads)}" for place, name in enumerate(record.columns)]
         self.values_of: Callable[[Sequence[Any]], Values] = _function(f"lambda row: {{{', '.join(items)}}}", loads)
+        self._json_forms = _json_forms(record, loads)
+        self._rows_for_json: dict[tuple[str, ...], Callable[[Sequence[Any]], Values]] = {}
         self._with_default = [name for name, column in record.columns.items() if column.default is not None]
         self._insert = _Insert(self._table, record.columns, self._binds, dialect)
         others = {name: column for name, column in record.columns.items() if name != record.key}
@@ -144,6 +148,21 @@ class RowPlan:
             chunk = bound[start : start + CHUNK]
             cursor.execute(f"{statement} IN ({', '.join('?' * len(chunk))})", [*parameters, *chunk])
 
+    # Many rows for JSON
+
+    def for_json(self, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[Values]:
+        """Rows of `raw_columns` as values that `records.encode` writes as it writes those of a snapshot."""
+        chosen = tuple(names)
+        convert = self._rows_for_json.get(chosen)
+        if convert is None:
+            if len(self._rows_for_json) == 64:  # clients choose the names
+                self._rows_for_json.clear()
+            forms = self._json_forms
+            items = [f"{name!r}: {_converted(name, f'row[{place}]', forms)}" for place, name in enumerate(chosen)]
+            convert = self._rows_for_json[chosen] = _function(f"lambda row: {{{', '.join(items)}}}", forms)
+        with collector_paused(len(rows)):
+            return list(map(convert, rows))
+
     # Instances
 
     def make(self, values: Values) -> SQLModel:
@@ -186,6 +205,44 @@ def _function(source: str, converters: Converters) -> Callable[[Any], Any]:
     # Their names are names of Python.
     names = {f"convert_{name}": converter for name, converter in converters.items()}
     return eval(source, names)  # type: ignore[no-any-return]  # noqa: S307
+
+
+def raw_columns(record: RecordType, names: Iterable[str]) -> list[ColumnElement[Any]]:
+    """The columns for a `select` whose rows come as the driver gives them, for `RowPlan.for_json`."""
+    return [type_coerce(record.columns[name], NULLTYPE).label(name) for name in names]
+
+
+def _json_forms(record: RecordType, loads: Converters) -> Converters:
+    return {
+        name: _json_form(column, loads.get(name), record.canonical.get(name))
+        for name, column in record.columns.items()
+        if name in loads or name in record.canonical
+    }
+
+
+def _json_form(
+    column: Column[Any], load: Callable[[Any], Any] | None, canonical: Callable[[Any], Any] | None
+) -> Callable[[Any], Any]:
+    def convert(stored: Any) -> Any:
+        value = stored if load is None else load(stored)
+        return value if value is None or canonical is None else canonical(value)
+
+    if load is not None and canonical is None:
+        return load
+    if type(column.type) not in (DateTime, UTCDateTime):
+        return convert
+    zone = "Z" if type(column.type) is UTCDateTime else ""
+
+    def convert_time(stored: Any) -> Any:
+        if stored is None:
+            return None
+        # SQLAlchemy stores `2026-11-24 08:30:00.000000`, which is JSON's spelling but for three characters; making a
+        # datetime of it, only to write it again, costs more than the rest of the row.
+        if type(stored) is str and len(stored) == 26 and stored[10] == " ":
+            return f"{stored[:10]}T{stored[11:19] if stored.endswith('.000000') else stored[11:]}{zone}"
+        return convert(stored)
+
+    return convert_time
 
 
 @contextmanager

@@ -133,6 +133,11 @@ class Storage:
         return self._backend.single_connection
 
     @property
+    def takes_turns(self) -> bool:
+        """Whether the database is in this process, whose threads only get into each other's way: SQLite."""
+        return self._backend.writes_rows
+
+    @property
     def engine(self) -> Engine:
         """SQLAlchemy's engine for your own work; on SQLite each of its transactions holds the write lock."""
         return self._open().write_engine
@@ -298,9 +303,19 @@ class Storage:
 
     @contextmanager
     def row_reader(self) -> Iterator[Any]:
-        """The driver's cursor for one read of committed rows."""
-        with self._open().row_reader() as cursor:
+        """The driver's cursor for one read of rows with a `reading_plan`: as the running session sees them, or as
+        they are committed."""
+        scope = self.current_scope()
+        connection = None
+        if scope is not None:
+            scope.session.flush()
+            connection = scope.session.connection()
+        with self._open().row_reader(connection) as cursor:
             yield cursor
+
+    def reads_at_once(self) -> bool:
+        """Whether a read by key would wait for nothing now, so that an event loop may do it itself."""
+        return self._opened_in == os.getpid() and self._backend.reads_at_once()
 
     @contextmanager
     def reading_connection(self) -> Iterator[Connection]:
@@ -358,6 +373,13 @@ class Storage:
             plan = RowPlan(record, self._backend.write_engine.dialect) if is_plain(record) else None
             self._row_plans[model] = plan
         return None if plan is None or has_listeners(plan.record) else plan
+
+    def reading_plan(self, model: type[SQLModel]) -> RowPlan | None:
+        """How rows of the model are read with `row_reader`; None when a session must do it."""
+        scope = self.current_scope()
+        if scope is not None and not isinstance(scope.session, StorageSession):
+            return None
+        return None if self.has_listeners(scope) else self.row_plan(model)
 
     def has_listeners(self, scope: Scope | None) -> bool:
         """Whether somebody besides us listens to SQLAlchemy's events of the scope's session or of the engines."""

@@ -104,6 +104,10 @@ class Backend:
     def release_write(self) -> None:
         """Let the next writer go."""
 
+    def reads_at_once(self) -> bool:
+        """Whether a read would wait for nothing now: no lock, no network, no connection that is yet to be opened."""
+        return False
+
     def lock(self, connection: Connection, name: str) -> None:
         """Make transactions that lock the same `name` run one after the other, until this one ends."""
         raise NotImplementedError
@@ -135,8 +139,8 @@ class Backend:
         yield
 
     @contextmanager
-    def row_reader(self) -> Iterator[Any]:
-        """The driver's cursor for a single read."""
+    def row_reader(self, connection: Connection | None = None) -> Iterator[Any]:
+        """The driver's cursor for a single read: on the connection, or of what is committed."""
         raise NotImplementedError
         yield
 

@@ -51,6 +51,7 @@ class SqliteBackend(Backend):
 
     writes_rows = True
     _path: Path | None = None
+    _has_log = False
     _log_path: Path | None = None
 
     def __init__(self, url: URL, settings: EngineSettings) -> None:
@@ -112,7 +113,8 @@ class SqliteBackend(Backend):
                 mode = execute("PRAGMA journal_mode = WAL").fetchone()[0]
             except sqlite3.OperationalError as error:
                 mode = str(error)
-            if mode != "wal":
+            self._has_log = mode == "wal"
+            if not self._has_log:
                 logger.warning(
                     "%s: write-ahead logging is not available (%s); writers will block readers",
                     self.url.database,
@@ -157,6 +159,11 @@ class SqliteBackend(Backend):
         limit = self.settings.journal_size_limit_bytes
         # Behind a long reader every further try would cost its time-out: wait until it is worth it again.
         self._checkpoint_at_bytes = size + limit // 4 if blocked else limit
+
+    def reads_at_once(self) -> bool:
+        # Readers of a log or of a file that nobody writes wait for no lock, and this pool is a queue.
+        pool: Any = self.read_engine.pool
+        return (self._has_log or self.is_read_only) and pool.checkedin() > 0
 
     def lock(self, connection: Connection, name: str) -> None:
         """A write transaction on SQLite excludes all others already."""
@@ -206,13 +213,17 @@ class SqliteBackend(Backend):
             raise
 
     @contextmanager
-    def row_reader(self) -> Iterator[sqlite3.Cursor]:
+    def row_reader(self, connection: Connection | None = None) -> Iterator[sqlite3.Cursor]:
+        if connection is not None:
+            with translated():
+                yield connection.connection.cursor()  # type: ignore[misc]
+            return
         if self.single_connection:
             # Others must not see what is not committed yet.
             self.acquire_write()
         try:
-            with closing(self.read_engine.raw_connection()) as connection, translated():
-                yield connection.cursor()  # type: ignore[misc]
+            with closing(self.read_engine.raw_connection()) as committed, translated():
+                yield committed.cursor()  # type: ignore[misc]
         finally:
             if self.single_connection:
                 self.release_write()

@@ -3,7 +3,7 @@
 import hmac
 import ipaddress
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from fastapi import Header, HTTPException, Request, Security
 from fastapi.security import HTTPBearer
+from starlette.concurrency import run_in_threadpool
 
 from vstorage_core import InvalidInput, Storage, acting_as
 from vstorage_core.audit import check_actor
@@ -62,12 +63,15 @@ XUser = Annotated[
 XReason = Annotated[str | None, Header(alias="X-Reason", description="Why, for the audit trail.", max_length=1000)]
 
 
-def caller_for(
+def admission_for(
     storage_of: Callable[[], Storage], action: str, component: str, *, writes: bool = False
 ) -> Callable[..., Caller]:
-    """A FastAPI dependency that names the caller and refuses those who may not do `action` on `component`."""
+    """A function of a request, and the reason it gives, that names the caller.
 
-    def admit(request: Request, x_reason: str | None) -> Caller:
+    It refuses those who may not do `action` on `component`.
+    """
+
+    def admit(request: Request, x_reason: str | None = None) -> Caller:
         storage = storage_of()
         settings = rest_settings(storage)
         _refuse_other_sites(request, settings.allowed_origins)
@@ -84,12 +88,27 @@ def caller_for(
             reason=x_reason if x_reason is None else _decoded(x_reason),
         )
 
-    # `x_user` is read from the request, where a second one shows; the parameter puts it in the OpenAPI document.
-    def reading(request: Request, x_user: XUser = None) -> Caller:
-        return admit(request, None)
+    return admit
 
-    def writing(request: Request, x_user: XUser = None, x_reason: XReason = None) -> Caller:
+
+def caller_for(
+    storage_of: Callable[[], Storage], action: str, component: str, *, writes: bool = False
+) -> Callable[..., Awaitable[Caller]]:
+    """`admission_for` as a FastAPI dependency."""
+    admit = admission_for(storage_of, action, component, writes=writes)
+
+    async def admitted(request: Request, x_reason: str | None) -> Caller:
+        if asks_plugins(storage_of()):
+            return await run_in_threadpool(admit, request, x_reason)
+        # A hop to a thread and back would cost more than all the rest of a short request.
         return admit(request, x_reason)
+
+    # `x_user` is read from the request, where a second one shows; the parameter puts it in the OpenAPI document.
+    async def reading(request: Request, x_user: XUser = None) -> Caller:
+        return await admitted(request, None)
+
+    async def writing(request: Request, x_user: XUser = None, x_reason: XReason = None) -> Caller:
+        return await admitted(request, x_reason)
 
     return writing if writes else reading
 
@@ -103,6 +122,12 @@ AdminToken = Security(
 )
 # For the document: or nothing, on this machine.
 TOKEN_IS_OPTIONAL: dict[str, Any] = {"security": [{}]}
+
+
+def asks_plugins(storage: Storage) -> bool:
+    """Whether plugins say who may do what; they may take their time."""
+    separately = storage.plugin_registry.separately
+    return bool(separately("vstorage_authenticate") or separately("vstorage_authorize"))
 
 
 class _Identity(NamedTuple):

@@ -2,16 +2,17 @@
 
 # No `from __future__ import annotations`: the types are made here and read by FastAPI.
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, Header, Query, Request
 
 from vstorage_core import ConfigurationError, ModelAccessor
-from vstorage_rest.access import caller_for
+from vstorage_rest.access import Caller, admission_for, caller_for
 from vstorage_rest.json_types import UtcByDefault
 from vstorage_rest.resource import Resource
-from vstorage_rest.routes import guarded_route
+from vstorage_rest.routes import guarded_route, in_turn
 from vstorage_rest.schemas import key_annotation
 from vstorage_rest.settings import rest_settings
 
@@ -47,8 +48,11 @@ class Collection:
     Attributes:
         plural: For operation ids: `list_{plural}`.
         singular: For operation ids: `create_{singular}`.
-        reader: FastAPI dependency that gives the `Caller` and refuses who may not read.
+        admit: Gives the `Caller` and refuses who may not read.
+        reader: The same as a FastAPI dependency.
         writer: The same for writes.
+        read_in_turn: Decorates endpoints that read many records.
+        write_in_turn: Decorates endpoints that write.
         Key: Annotation of the key in a path.
     """
 
@@ -56,8 +60,11 @@ class Collection:
     resource: Resource[Any]
     plural: str
     singular: str
+    admit: Callable[[Request], Caller]
     reader: Any
     writer: Any
+    read_in_turn: Callable[..., Any]
+    write_in_turn: Callable[..., Any]
     Key: Any
 
     @property
@@ -88,8 +95,11 @@ def collection_of(accessor: ModelAccessor[Any], max_records: int | None) -> Coll
         plural=plural,
         # The model's name only where it is the component's singular: two components may share a model.
         singular=model if plural in _plurals_of(model) else plural,
+        admit=admission_for(lambda: accessor.storage, "records.read", component),
         reader=Depends(caller_for(lambda: accessor.storage, "records.read", component)),
         writer=Depends(caller_for(lambda: accessor.storage, "records.write", component, writes=True)),
+        read_in_turn=in_turn(lambda: accessor.storage, "reading"),
+        write_in_turn=in_turn(lambda: accessor.storage, "writing"),
         Key=key_annotation(accessor.record),
     )
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import functools
 import json
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, TypeVar, get_origin
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, create_model
-from sqlalchemy import ColumnElement, and_, false, or_
+from sqlalchemy import ColumnElement, Select, and_, false, func, or_, select
+from starlette.datastructures import QueryParams
 
 from vstorage_core.filters import conditions_of, operators_of
 from vstorage_core.records import SOFT_DELETE_FIELD, RecordType, Values, encode_snapshot
+from vstorage_core.rows import raw_columns
 from vstorage_rest.json_types import INTEGER_LIMIT, parameter_type, without_none
 from vstorage_rest.schemas import visible_fields
 
@@ -34,6 +36,69 @@ class ListQuery(BaseModel):
 
 def _split(values: Any) -> Any:
     return [part for value in values for part in str(value).split(",")] if isinstance(values, list) else values
+
+
+ModelT = TypeVar("ModelT")
+
+
+def checked(adapter: TypeAdapter[ModelT], value: Any, *place: str) -> ModelT:
+    """The value as the adapter's type.
+
+    Raises:
+        RequestValidationError: It cannot be one, said as FastAPI says it of parameters that it checks itself.
+    """
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        problems = [{**problem, "loc": (*place, *problem["loc"])} for problem in error.errors(include_url=False)]
+        raise RequestValidationError(problems) from None
+
+
+class QueryParameters:
+    """What a list may be asked for: checked, and documented, by us.
+
+    FastAPI looks for each of the parameters in each request, and a list has a hundred; here those that were sent count.
+    """
+
+    def __init__(self, model: type[ListQuery]) -> None:
+        self._adapter = TypeAdapter(model)
+        self._model = model
+        self._several = {
+            name for name, field in model.model_fields.items() if get_origin(without_none(field.annotation)) is list
+        }
+
+    def read(self, query_string: bytes) -> ListQuery:
+        """The parameters of a request.
+
+        Raises:
+            RequestValidationError: One is unknown or not allowed.
+        """
+        sent = QueryParams(query_string)
+        given = {name: sent.getlist(name) if name in self._several else value for name, value in sent.items()}
+        return checked(self._adapter, given, "query")
+
+    def openapi(self) -> dict[str, Any]:
+        """For `openapi_extra`."""
+        schema = self._model.model_json_schema()
+        parameters = []
+        for name, described in schema["properties"].items():
+            described = _inlined(described, schema.get("$defs", {}))
+            parameter = {"name": name, "in": "query", "required": False, "schema": described}
+            if "description" in described:
+                parameter["description"] = described["description"]
+            parameters.append(parameter)
+        return {"parameters": parameters}
+
+
+def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """The schema without references: the document may have another of the same name."""
+    if isinstance(schema, list):
+        return [_inlined(part, definitions) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {name: _inlined(part, definitions) for name, part in schema.items()}
 
 
 @functools.cache
@@ -75,6 +140,12 @@ class ListStatement:
         query: As the client sent it.
         max_page_size: Most records of one page.
 
+    Attributes:
+        shown: The fields that the client gets.
+        names: The fields that are read: those, and what `cursor` needs.
+        limit: Most records of the page.
+        total: Counts the records on all pages; None where nobody asked.
+
     Raises:
         RequestValidationError: A field is unknown, or the cursor is not one of this ordering.
     """
@@ -83,22 +154,41 @@ class ListStatement:
         self._record = record
         self._visible = visible_fields(record)
         self._order = self._ordering(query.order_by)
-        self.fields = None if query.fields is None else self._chosen(query.fields)
+        self.has_all_fields = query.fields is None
+        chosen = self._visible if query.fields is None else self._chosen(query.fields)
+        self.shown = [name for name in record.columns if name in chosen]
+        self.names = list(dict.fromkeys([*self.shown, *(part.name for part in self._order)]))
         self.limit = min(query.limit or max_page_size, max_page_size)
         self.offset = query.offset
-        self.count = query.count
         filters = {
             name: getattr(query, name)
             for name in query.model_fields_set
             if name not in ListQuery.model_fields and getattr(query, name) is not None
         }
-        self.conditions = conditions_of(record, filters)
+        self._conditions = conditions_of(record, filters)
         if record.has_soft_delete and not query.include_deleted:
-            self.conditions.append(getattr(record.model, SOFT_DELETE_FIELD).is_(None))
-        self.after = [] if query.after is None else [self._later_than(query.after)]
+            self._conditions.append(getattr(record.model, SOFT_DELETE_FIELD).is_(None))
+        every = select(func.count()).select_from(record.model).where(*self._conditions)
+        self.total = every if query.count else None
+        self._after = [] if query.after is None else [self._later_than(query.after)]
+
+    @functools.cached_property
+    def select(self) -> Select[Any]:
+        """The page and one record more, which tells that there is a next page."""
+        # The ORM's attributes, so that it adds what models with inheritance need.
+        return self._select(getattr(self._record.model, name) for name in self.names)
+
+    @functools.cached_property
+    def raw_select(self) -> Select[Any]:
+        """The same, for rows that come as the driver gives them."""
+        return self._select(raw_columns(self._record, self.names))
+
+    def _select(self, columns: Iterable[Any]) -> Select[Any]:
+        statement = select(*columns).where(*self._conditions, *self._after).order_by(*self._order_by)
+        return statement.limit(self.limit + 1).offset(self.offset or None)
 
     @property
-    def order_by(self) -> list[ColumnElement[Any]]:
+    def _order_by(self) -> list[ColumnElement[Any]]:
         """Expressions to order by. NULL stands before every value, on every database."""
         ordering: list[ColumnElement[Any]] = []
         for part in self._order:

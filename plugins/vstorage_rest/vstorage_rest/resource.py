@@ -10,10 +10,11 @@ from urllib.parse import quote
 from fastapi import HTTPException, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import JSON, ColumnElement, LargeBinary, select
 
 from vstorage_core import ModelAccessor, RecordLimitReached, Storage
-from vstorage_core.records import SOFT_DELETE_FIELD, ModelT, Values
+from vstorage_core.records import SOFT_DELETE_FIELD, ModelT, Values, encode
+from vstorage_rest.queries import ListStatement
 from vstorage_rest.schemas import create_schema, visible_fields
 
 
@@ -31,6 +32,8 @@ class Resource(Generic[ModelT]):
         self.accessor = accessor
         self.record = accessor.record
         self.visible = list(visible_fields(accessor.record))
+        self._is_small = not any(isinstance(column.type, JSON | LargeBinary) for column in self.record.columns.values())
+        self._hides_something = len(self.visible) < len(accessor.record.columns)
         self._max_records = max_records
         self._required = [
             name for name, field in create_schema(accessor.record).model_fields.items() if field.is_required()
@@ -43,34 +46,48 @@ class Resource(Generic[ModelT]):
 
     # Reading
 
-    def rows(
-        self,
-        *conditions: ColumnElement[bool],
-        order_by: Sequence[ColumnElement[Any]] = (),
-        limit: int | None = None,
-        offset: int | None = None,
-        lock: bool = False,
-    ) -> list[Values]:
+    def rows(self, *conditions: ColumnElement[bool], lock: bool = False) -> list[Values]:
         """The stored values of the records for which all conditions hold.
 
         Args:
             *conditions: SQLAlchemy expressions.
-            order_by: SQLAlchemy expressions.
-            limit: At most so many.
-            offset: Skip so many first.
             lock: Keep others from changing them until the transaction ends.
         """
         # The ORM's attributes, so that it adds what models with inheritance need; rows, because objects are slow.
         statement = select(*(getattr(self.accessor.model, name) for name in self.record.columns)).where(*conditions)
-        statement = statement.order_by(*order_by).limit(limit).offset(offset)
         if lock:
             statement = statement.with_for_update()
         with self.storage.use_session() as session:
-            return [dict(zip(self.record.columns, row, strict=True)) for row in session.execute(statement)]
+            return [dict(zip(self.record.columns, row, strict=True)) for row in session.execute(statement).all()]
+
+    def page(self, statement: ListStatement) -> tuple[list[Values], int | None]:
+        """The records of a page, and one more if there is one, as values for `records.encode`; how many there are on
+        all pages, if that was asked."""
+        plan = self.storage.reading_plan(self.accessor.model)
+        if plan is None or self.storage.current_scope() is not None:
+            with self.storage.use_session() as session:
+                found = session.execute(statement.select).all()
+                total = None if statement.total is None else session.execute(statement.total).scalar_one()
+            return self.record.for_json([dict(zip(statement.names, row, strict=True)) for row in found]), total
+        with self.storage.reading_connection() as connection:
+            found = connection.execute(statement.raw_select).all()
+            total = None if statement.total is None else connection.execute(statement.total).scalar_one()
+        return plan.for_json(statement.names, found), total
 
     def find(self, key: Any, *, lock: bool = False) -> Values | None:
         """The stored values of a record, soft-deleted or not."""
-        return next(iter(self.rows(self.key_column == key, lock=lock)), None)
+        plan = self.storage.reading_plan(self.accessor.model)
+        if plan is None:
+            return next(iter(self.rows(self.key_column == key, lock=lock)), None)
+        # Where rows are read like this, a transaction that writes has locked all of them.
+        with self.storage.row_reader() as cursor:
+            return plan.select_one(cursor, key)
+
+    def reads_at_once(self) -> bool:
+        """Whether `find` would keep an event loop no longer than a short indexed read: it waits for nothing, nobody
+        listens, and no field holds bytes or JSON, which may be large."""
+        storage = self.storage
+        return self._is_small and storage.reads_at_once() and storage.reading_plan(self.accessor.model) is not None
 
     def existing(self, key: Any, *, include_deleted: bool = False, lock: bool = False) -> Values:
         """The stored values of a record; 404 where there is none or it is soft-deleted."""
@@ -88,17 +105,17 @@ class Resource(Generic[ModelT]):
 
     # Answering
 
-    def body(self, values: Values, fields: Sequence[str] | None = None) -> bytes:
-        """The record as JSON; all visible fields, or those given."""
-        return self.record.snapshot({name: values[name] for name in fields or self.visible}).encode()
-
     def etag(self, values: Values) -> str:
         """A strong ETag: other values, hidden ones included, have another."""
-        return f'"{hashlib.blake2b(self.record.snapshot(values).encode(), digest_size=12).hexdigest()}"'
+        return _etag_of(self.record.snapshot(values))
 
     def respond(self, values: Values, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
         """The record with its ETag."""
-        return Response(self.body(values), status, {"ETag": self.etag(values), **(headers or {})}, "application/json")
+        everything = self.record.snapshot(values)
+        shown = everything
+        if self._hides_something:
+            shown = self.record.snapshot({name: values[name] for name in self.visible})
+        return Response(shown, status, {"ETag": _etag_of(everything), **(headers or {})}, "application/json")
 
     def respond_stored(self, key: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
         """The record as the database keeps it, which may round; so the ETag is the one of the next read."""
@@ -109,12 +126,12 @@ class Resource(Generic[ModelT]):
 
     def respond_many(self, keys: Sequence[Any], status: int = 200) -> Response:
         """These records as the database keeps them, in the order of their keys here."""
-        found: dict[Any, bytes] = {}
+        found: dict[Any, Values] = {}
         for start in range(0, len(keys), 500):
             for values in self.rows(self.key_column.in_(keys[start : start + 500])):
-                found[values[self.record.key]] = self.body(values)
-        body = b",".join(found[key] for key in keys if key in found)
-        return Response(b"[" + body + b"]", status, media_type="application/json")
+                found[values[self.record.key]] = {name: values[name] for name in self.visible}
+        body = encode(self.record.for_json([found[key] for key in keys if key in found]))
+        return Response(body, status, media_type="application/json")
 
     def location(self, collection_path: str, key: Any) -> str:
         """Path of a record."""
@@ -164,6 +181,10 @@ class Resource(Generic[ModelT]):
             raise RequestValidationError(
                 [{"type": "missing", "loc": ("body", name), "msg": "Field required"} for name in missing]
             )
+
+
+def _etag_of(snapshot: str) -> str:
+    return f'"{hashlib.blake2b(snapshot.encode(), digest_size=12).hexdigest()}"'
 
 
 def is_deleted(values: Values) -> bool:

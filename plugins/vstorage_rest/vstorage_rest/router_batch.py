@@ -41,6 +41,7 @@ def add_batch(collection: Collection) -> None:
         status_code=201,
         responses=declared(400, 409, 413),
     )
+    @collection.write_in_turn
     def create_records(
         request: Request,
         caller: Annotated[Caller, writer],
@@ -76,6 +77,7 @@ def add_batch(collection: Collection) -> None:
         response_model=list[Read],
         responses=declared(400, 404, 409, 413),
     )
+    @collection.write_in_turn
     def update_records(caller: Annotated[Caller, writer], payload: Annotated[list[Change], Body()]) -> Response:
         """Change the fields sent of many existing records, all or none; each names its key."""
         _require_size(resource.storage, payload)
@@ -89,6 +91,7 @@ def add_batch(collection: Collection) -> None:
             return resource.respond_many([getattr(item, key_name) for item in payload])
 
     @router.delete("/batch", operation_id=f"delete_{collection.plural}_batch", responses=declared(400, 404, 409, 413))
+    @collection.write_in_turn
     def delete_records(caller: Annotated[Caller, writer], payload: Annotated[list[Key], Body()]) -> Deleted:
         """Delete many records by their keys, all or none."""
         _require_size(resource.storage, payload)

@@ -79,6 +79,7 @@ def add_history(collection: Collection) -> None:
         response_model=Read,
         responses={200: {"headers": described("ETag")}, **declared(400, 404, 409, 412, 413)},
     )
+    @collection.write_in_turn
     def revert_record(
         caller: Annotated[Caller, writer], record_id: Key, payload: Annotated[Revert, Body()], if_match: IfMatch = None
     ) -> Response:

@@ -2,14 +2,17 @@
 
 # No `from __future__ import annotations`: FastAPI resolves the annotations of functions inside functions here.
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, HTTPException, Query, Request, Response
-from pydantic import BaseModel
+from fastapi import APIRouter, Body, HTTPException, Request, Response
+from pydantic import BaseModel, TypeAdapter
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Scope
 
 from vstorage_core import Exporter, ModelAccessor
-from vstorage_core.records import ModelT
-from vstorage_rest.access import Caller
+from vstorage_core.records import ModelT, encode
+from vstorage_rest.access import Caller, asks_plugins
 from vstorage_rest.collection import (
     AsOf,
     Collection,
@@ -21,11 +24,12 @@ from vstorage_rest.collection import (
 )
 from vstorage_rest.failures import declared, described
 from vstorage_rest.idempotency import run_once
-from vstorage_rest.queries import ListStatement, links, list_query
+from vstorage_rest.queries import ListStatement, QueryParameters, checked, links, list_query
 from vstorage_rest.resource import is_deleted, matches
 from vstorage_rest.router_batch import add_batch
 from vstorage_rest.router_export import add_export
 from vstorage_rest.router_history import add_history, state_at
+from vstorage_rest.routes import route_for
 from vstorage_rest.schemas import create_schema, read_schema, update_schema
 
 # A type of its own, because what `application/json` answers has every field.
@@ -61,22 +65,69 @@ def build_crud_router(
         ConfigurationError: The component would hide routes of the server's own.
     """
     collection = collection_of(accessor, max_records)
-    # First, or `batch` would be taken for a key.
+    # FastAPI looks at one route after the other, so what is asked most comes first.
+    _add_plain_read(collection)
+    # Before what takes `batch` for a key.
     add_batch(collection)
     for exporter in exporters:
         add_export(collection, exporter)
+    _add_list(collection)
+    _add_create(collection)
+    _add_get(collection)
+    _add_changes(collection)
     if accessor.audited:
         add_history(collection)
-    _add_reads(collection)
-    _add_writes(collection)
     return collection.router
 
 
-def _add_reads(collection: Collection) -> None:
-    router, resource = collection.router, collection.resource
-    reader, Key = collection.reader, collection.Key
+def _add_plain_read(collection: Collection) -> None:
+    """`GET /{record_id}` with nothing but a key, which is what machines poll with.
+
+    What FastAPI does for each parameter, and the way to a thread and back, cost four times the read. So here nothing is
+    declared, and where nothing can keep the event loop waiting it reads the row itself. `get_record` answers the
+    requests that have parameters, and documents both.
+    """
+    resource = collection.resource
+    Key: TypeAdapter[Any] = TypeAdapter(collection.Key)
+
+    def is_plain(scope: Scope) -> bool:
+        return not scope["query_string"] and not scope["path"].endswith("/batch")
+
+    def read(request: Request) -> Response:
+        collection.admit(request)
+        key = checked(Key, request.path_params["record_id"], "path", "record_id")
+        return _unless_known(resource.respond(resource.existing(key)), request.headers.get("if-none-match"))
+
+    async def get_plain(request: Request) -> Response:
+        if resource.reads_at_once() and not asks_plugins(resource.storage):
+            return read(request)
+        return await run_in_threadpool(read, request)
+
+    collection.router.add_api_route(
+        # Spelled otherwise, lest `bootstrap` takes it for a clash with the documented one.
+        "/{record_id:str}",
+        get_plain,
+        include_in_schema=False,
+        route_class_override=route_for(is_plain, collection.router.route_class),
+    )
+
+
+def _unless_known(response: Response, if_none_match: str | None) -> Response:
+    """RFC 9110: 304 where the client names the ETag of the record."""
+    if if_none_match is not None and matches(if_none_match, response.headers["etag"], weakly=True):
+        return Response(status_code=304, headers={"ETag": response.headers["etag"]})
+    return response
+
+
+def _add_list(collection: Collection) -> None:
+    router, resource, reader = collection.router, collection.resource, collection.reader
     Read = read_schema(resource.record)
-    Filters = list_query(resource.record)
+    parameters = QueryParameters(list_query(resource.record))
+
+    # Machines ask the same again and again: what a query means, and its SQL, is worked out once.
+    @lru_cache(maxsize=32)
+    def statement_of(query_string: bytes, max_page_size: int) -> ListStatement:
+        return ListStatement(resource.record, parameters.read(query_string), max_page_size)
 
     @router.get(
         "/",
@@ -86,25 +137,14 @@ def _add_reads(collection: Collection) -> None:
             200: {**_SOME_FIELDS, "headers": described("Link", "X-Total-Count")},
             **declared(),
         },
+        openapi_extra=parameters.openapi(),
     )
-    def list_records(
-        request: Request, caller: Annotated[Caller, reader], query: Annotated[Filters, Query()]
-    ) -> Response:
+    @collection.read_in_turn
+    def list_records(request: Request, caller: Annotated[Caller, reader]) -> Response:
         """List the records, ordered by key unless told otherwise; `Link` leads to the next page."""
-        statement = ListStatement(resource.record, query, collection.max_page_size)
-        with resource.storage.use_session():
-            # One more than fits tells whether there is a next page.
-            found = resource.rows(
-                *statement.conditions,
-                *statement.after,
-                order_by=statement.order_by,
-                limit=statement.limit + 1,
-                offset=statement.offset or None,
-            )
-            headers = {}
-            if statement.count:
-                total = resource.accessor.count(*statement.conditions, include_deleted=True)
-                headers["X-Total-Count"] = str(total)
+        statement = statement_of(request.scope["query_string"], collection.max_page_size)
+        found, total = resource.page(statement)
+        headers = {} if total is None else {"X-Total-Count": str(total)}
         page = found[: statement.limit]
         pages = {}
         if len(found) > statement.limit:
@@ -113,14 +153,20 @@ def _add_reads(collection: Collection) -> None:
             pages["prev"] = {"limit": statement.limit, "offset": max(0, statement.offset - statement.limit)}
         if pages:
             headers["Link"] = links(request.url, pages)
-        body = b",".join(resource.body(values, statement.fields) for values in page)
-        media_type = "application/json" if statement.fields is None else FIELDS_MEDIA_TYPE
-        return Response(b"[" + body + b"]", 200, headers, media_type)
+        if len(statement.names) > len(statement.shown):
+            page = [{name: values[name] for name in statement.shown} for values in page]
+        media_type = "application/json" if statement.has_all_fields else FIELDS_MEDIA_TYPE
+        return Response(encode(page), 200, headers, media_type)
+
+
+def _add_get(collection: Collection) -> None:
+    router, resource = collection.router, collection.resource
+    reader, Key = collection.reader, collection.Key
 
     @router.get(
         "/{record_id}",
         operation_id=f"get_{collection.singular}",
-        response_model=Read,
+        response_model=read_schema(resource.record),
         responses={200: _WITH_ETAG, 304: {"description": "Not changed", **_WITH_ETAG}, **declared(404)},
     )
     def get_record(
@@ -134,23 +180,21 @@ def _add_reads(collection: Collection) -> None:
         if as_of is not None:
             return state_at(collection, record_id, as_of, include_deleted=include_deleted)
         response = resource.respond(resource.existing(record_id, include_deleted=include_deleted))
-        if if_none_match is not None and matches(if_none_match, response.headers["etag"], weakly=True):
-            return Response(status_code=304, headers={"ETag": response.headers["etag"]})
-        return response
+        return _unless_known(response, if_none_match)
 
 
-def _add_writes(collection: Collection) -> None:
-    router, resource, accessor = collection.router, collection.resource, collection.resource.accessor
-    writer, Key, singular = collection.writer, collection.Key, collection.singular
-    Read, Create, Update = read_schema(resource.record), create_schema(resource.record), update_schema(resource.record)
+def _add_create(collection: Collection) -> None:
+    router, resource, writer = collection.router, collection.resource, collection.writer
+    Create = create_schema(resource.record)
 
     @router.post(
         "/",
-        operation_id=f"create_{singular}",
-        response_model=Read,
+        operation_id=f"create_{collection.singular}",
+        response_model=read_schema(resource.record),
         status_code=201,
         responses={201: {"headers": described("ETag", "Location")}, **declared(400, 409, 413)},
     )
+    @collection.write_in_turn
     def create_record(
         request: Request,
         caller: Annotated[Caller, writer],
@@ -166,6 +210,12 @@ def _add_writes(collection: Collection) -> None:
         with caller.acting():
             return run_once(resource.storage, request, caller, idempotency_key, [payload], create)
 
+
+def _add_changes(collection: Collection) -> None:
+    router, resource, accessor = collection.router, collection.resource, collection.resource.accessor
+    writer, Key, singular = collection.writer, collection.Key, collection.singular
+    Read, Update = read_schema(resource.record), update_schema(resource.record)
+
     @router.put(
         "/{record_id}",
         operation_id=f"put_{singular}",
@@ -176,6 +226,7 @@ def _add_writes(collection: Collection) -> None:
             **declared(400, 404, 409, 412, 413),
         },
     )
+    @collection.write_in_turn
     def put_record(
         request: Request,
         caller: Annotated[Caller, writer],
@@ -202,6 +253,7 @@ def _add_writes(collection: Collection) -> None:
         response_model=Read,
         responses={200: _WITH_ETAG, **declared(400, 404, 409, 412, 413)},
     )
+    @collection.write_in_turn
     def update_record(
         caller: Annotated[Caller, writer], record_id: Key, payload: Annotated[Update, Body()], if_match: IfMatch = None
     ) -> Response:
@@ -217,6 +269,7 @@ def _add_writes(collection: Collection) -> None:
         response_model=Deletion,
         responses=declared(400, 404, 409, 412),
     )
+    @collection.write_in_turn
     def delete_record(caller: Annotated[Caller, writer], record_id: Key, if_match: IfMatch = None) -> dict[str, str]:
         """Delete a record, or mark it deleted where the model has `deleted_at`."""
         with caller.acting(), resource.storage.transaction():
@@ -230,6 +283,7 @@ def _add_writes(collection: Collection) -> None:
         response_model=Restoration,
         responses=declared(400, 404, 409),
     )
+    @collection.write_in_turn
     def restore_record(caller: Annotated[Caller, writer], record_id: Key) -> dict[str, str | bool]:
         """Make a soft-deleted record live again."""
         if not accessor.has_soft_delete:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import Callable, Coroutine
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+from weakref import WeakKeyDictionary
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
 
-from vstorage_core import TransactionConflict
+from vstorage_core import Storage, TransactionConflict
 from vstorage_rest.access import UNSAFE_METHODS
 from vstorage_rest.failures import answer
+
+ResultT = TypeVar("ResultT")
+PATIENCE_SECONDS = 0.05
 
 
 def guarded_route(max_bytes: Callable[[], int], *, attempts: int = 1) -> type[APIRoute]:
@@ -70,6 +78,66 @@ def guarded_route(max_bytes: Callable[[], int], *, attempts: int = 1) -> type[AP
             return guarded
 
     return GuardedRoute
+
+
+def route_for(takes: Callable[[Scope], bool], base: type[APIRoute]) -> type[APIRoute]:
+    """A class of routes, derived from `base`, that see only what they take; the rest goes on to the next route."""
+
+    class ChoosyRoute(base):  # type: ignore[misc]
+        def matches(self, scope: Scope) -> tuple[Match, Scope]:
+            match, child_scope = super().matches(scope)
+            return (match, child_scope) if match is Match.FULL and takes(scope) else (Match.NONE, {})
+
+    return ChoosyRoute
+
+
+class Turn:
+    """Lets requests do their work in a thread one after the other.
+
+    `sqlite3` lets go of the interpreter at every row: eight threads that read or write at once take three times the
+    time that they take in turn. It is no lock: who has waited long enough for somebody slow goes ahead.
+    """
+
+    def __init__(self) -> None:
+        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+
+    async def run(self, work: Callable[..., ResultT], **arguments: Any) -> ResultT:
+        """The result of `work` in its turn."""
+        lock = self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        try:
+            await asyncio.wait_for(lock.acquire(), PATIENCE_SECONDS) if lock.locked() else await lock.acquire()
+        except asyncio.TimeoutError:
+            return await run_in_threadpool(work, **arguments)
+        try:
+            return await run_in_threadpool(work, **arguments)
+        finally:
+            lock.release()
+
+
+@dataclass(frozen=True)
+class Turns:
+    """The turns of a storage: a writer waits for the disk, and a reader may use that time."""
+
+    reading: Turn = field(default_factory=Turn)
+    writing: Turn = field(default_factory=Turn)
+
+
+def in_turn(storage_of: Callable[[], Storage], kind: Literal["reading", "writing"]) -> Callable[..., Any]:
+    """Decorates an endpoint that runs in a thread: on SQLite it does so in its turn."""
+
+    def decorate(endpoint: Callable[..., ResultT]) -> Callable[..., Coroutine[Any, Any, ResultT]]:
+        @functools.wraps(endpoint)
+        async def run(**arguments: Any) -> ResultT:
+            storage = storage_of()
+            if not storage.takes_turns:
+                return await run_in_threadpool(endpoint, **arguments)
+            turns = storage.extensions.setdefault("rest.turns", Turns())
+            turn: Turn = getattr(turns, kind)
+            return await turn.run(endpoint, **arguments)
+
+        return run
+
+    return decorate
 
 
 def _limited(request: Request, max_bytes: int) -> Callable[[], Coroutine[Any, Any, Message]]:
