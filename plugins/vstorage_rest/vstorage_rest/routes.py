@@ -23,7 +23,6 @@ from vstorage_rest.access import UNSAFE_METHODS
 from vstorage_rest.failures import answer
 
 ResultT = TypeVar("ResultT")
-PATIENCE_SECONDS = 0.05
 
 
 def guarded_route(max_bytes: Callable[[], int], *, attempts: int = 1) -> type[APIRoute]:
@@ -96,16 +95,20 @@ class Turn:
 
     `sqlite3` lets go of the interpreter at every row: eight threads that read or write at once take three times the
     time that they take in turn. It is no lock: who has waited long enough for somebody slow goes ahead.
+
+    Args:
+        patience_seconds: How long is long enough.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience_seconds: float) -> None:
+        self._patience_seconds = patience_seconds
         self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
     async def run(self, work: Callable[..., ResultT], **arguments: Any) -> ResultT:
         """The result of `work` in its turn."""
         lock = self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
         try:
-            await asyncio.wait_for(lock.acquire(), PATIENCE_SECONDS) if lock.locked() else await lock.acquire()
+            await asyncio.wait_for(lock.acquire(), self._patience_seconds) if lock.locked() else await lock.acquire()
         except asyncio.TimeoutError:
             return await run_in_threadpool(work, **arguments)
         try:
@@ -118,8 +121,9 @@ class Turn:
 class Turns:
     """The turns of a storage: a writer waits for the disk, and a reader may use that time."""
 
-    reading: Turn = field(default_factory=Turn)
-    writing: Turn = field(default_factory=Turn)
+    reading: Turn = field(default_factory=lambda: Turn(0.25))
+    # Past it they wait for the storage's own turn to write, which has a deadline.
+    writing: Turn = field(default_factory=lambda: Turn(1.0))
 
 
 def in_turn(storage_of: Callable[[], Storage], kind: Literal["reading", "writing"]) -> Callable[..., Any]:
