@@ -174,7 +174,7 @@ def test_a_table_without_a_model_is_filtered_by_its_columns(make_database, open_
     [
         (
             "users.agee__gte=1",
-            r"'users.agee__gte=1': cannot filter by 'agee__gte'; the fields are id, name, email, age",
+            r"where users.agee__gte: cannot filter by 'agee__gte'; the fields are id, name, email, age",
         ),
         ("users.age__above=1", r"cannot filter by 'age__above'; the operators of age are eq, ne, in, not_in, gt"),
         ("users.age__gte=old", "'old' cannot be compared with age"),
@@ -182,10 +182,10 @@ def test_a_table_without_a_model_is_filtered_by_its_columns(make_database, open_
         (f"users.age={2**63}", "age cannot be compared with this value: the whole number must fit in 64 bits"),
         ("users.name=\0", "the text must not contain NUL characters"),
         ("users.age__is_null=maybe", "age__is_null takes true or false"),
-        ("user.age=1", r"names the table 'user'; the exported tables are .*users"),
-        ("age=1", r"names no table; the exported tables are .*users"),
-        ("users.age", r"is no filter; write table.field__operator=value, e.g. users.age__gte=18"),
-        ("=", "is no filter"),
+        ("user.age=1", r"where user.age: there is no table user in the export; the exported tables are .*users"),
+        ("age=1", r"where age: it names no table; the exported tables are .*users"),
+        ("users.age", "a filter of `where` is written table.field__operator=value, e.g. users.age__gte=18"),
+        ("=", "a filter of `where` is written"),
         ("sample.raw=x", "bytes such as raw can only be asked whether they are there"),
         ("sample.moment__gte=5", "'5' cannot be compared with moment; write it as in 2026-01-31T08:30:00Z"),
         ("sample.settings=1", "the operators of settings are is_null"),
@@ -198,7 +198,7 @@ def test_a_filter_that_cannot_be_is_refused_with_what_there_is(sqlite_storage, w
 
 def test_a_filter_of_a_table_that_is_left_out_is_refused(sqlite_storage):
     options = SelectionOptions(tables=["team"], where=["users.age=1"])
-    with pytest.raises(InvalidInput, match=r"names the table 'users'; the exported tables are team"):
+    with pytest.raises(InvalidInput, match="there is no table users in the export; the exported tables are team"):
         options.selections(sqlite_storage)
 
 

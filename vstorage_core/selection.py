@@ -88,17 +88,17 @@ def _parsed(storage: Storage, text: str, tables: Mapping[str, Table]) -> tuple[s
     left, equals, value = text.partition("=")
     table, _, name = left.strip().rpartition(".")
     if not equals or not name:
-        raise InvalidInput(f"where {text!r} is no filter; write table.field__operator=value, e.g. users.age__gte=18")
+        raise InvalidInput("a filter of `where` is written table.field__operator=value, e.g. users.age__gte=18")
     if not table and len(tables) == 1:
         [table] = tables
     if table not in tables:
-        which = f"names the table {table!r}" if table else "names no table"
-        raise InvalidInput(f"where {text!r} {which}; the exported tables are {', '.join(tables)}")
+        which = f"there is no table {table} in the export" if table else "it names no table"
+        raise InvalidInput(f"where {left.strip()}: {which}; the exported tables are {', '.join(tables)}")
     columns, types = _fields_of(storage, tables[table])
     try:
         return table, condition_of_text(columns, types, name, value)
     except InvalidInput as error:
-        raise InvalidInput(f"where {text!r}: {error}") from None
+        raise InvalidInput(f"where {left.strip()}: {error}") from None
 
 
 def _fields_of(storage: Storage, table: Table) -> tuple[Mapping[str, Column[Any]], Mapping[str, Any]]:

@@ -11,8 +11,13 @@ ROOT = Path(__file__).parents[3]
 PROGRAM = Path(__file__).with_name("typed_client.py")
 CONFIGURATION = """
 post_hooks: []
-content_type_overrides: {{application/zip: {file}, application/vnd.sqlite3: {file}, image/svg+xml: {file}}}
-""".format(file="application/octet-stream")
+content_type_overrides:
+  application/vnd.apache.parquet: application/octet-stream
+  application/vnd.sqlite3: application/octet-stream
+  application/x-ndjson: application/octet-stream
+  application/zip: application/octet-stream
+  image/svg+xml: application/octet-stream
+"""
 
 
 TOKEN = "0123456789abcdef0123456789abcdef"

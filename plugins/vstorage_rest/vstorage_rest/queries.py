@@ -145,6 +145,7 @@ class ListStatement:
         names: The fields that are read: those, and what `cursor` needs.
         limit: Most records of the page.
         total: Counts the records on all pages; None where nobody asked.
+        conditions: Hold for the records on all pages.
 
     Raises:
         RequestValidationError: A field is unknown, or the cursor is not one of this ordering.
@@ -165,10 +166,10 @@ class ListStatement:
             for name in query.model_fields_set
             if name not in ListQuery.model_fields and getattr(query, name) is not None
         }
-        self._conditions = conditions_of(record, filters)
+        self.conditions = conditions_of(record, filters)
         if record.has_soft_delete and not query.include_deleted:
-            self._conditions.append(getattr(record.model, SOFT_DELETE_FIELD).is_(None))
-        every = select(func.count()).select_from(record.model).where(*self._conditions)
+            self.conditions.append(getattr(record.model, SOFT_DELETE_FIELD).is_(None))
+        every = select(func.count()).select_from(record.model).where(*self.conditions)
         self.total = every if query.count else None
         self._after = [] if query.after is None else [self._later_than(query.after)]
 
@@ -184,11 +185,11 @@ class ListStatement:
         return self._select(raw_columns(self._record, self.names))
 
     def _select(self, columns: Iterable[Any]) -> Select[Any]:
-        statement = select(*columns).where(*self._conditions, *self._after).order_by(*self._order_by)
+        statement = select(*columns).where(*self.conditions, *self._after).order_by(*self.order_by)
         return statement.limit(self.limit + 1).offset(self.offset or None)
 
     @property
-    def _order_by(self) -> list[ColumnElement[Any]]:
+    def order_by(self) -> list[ColumnElement[Any]]:
         """Expressions to order by. NULL stands before every value, on every database."""
         ordering: list[ColumnElement[Any]] = []
         for part in self._order:

@@ -37,7 +37,7 @@ def add_export(collection: Collection, exporter: Exporter) -> None:
         statement = ListStatement(resource.record, Filters.model_construct(set(rest), **rest), max_page_size=1)
         selection = Selection(
             table=mapper.local_table,
-            columns=[resource.record.columns[name] for name in statement.fields or resource.visible],
+            columns=[resource.record.columns[name] for name in statement.shown],
             conditions=statement.conditions,
             order_by=statement.order_by,
         )

@@ -1,7 +1,7 @@
 """The CRUD routes of one accessor."""
 
 # No `from __future__ import annotations`: FastAPI resolves the annotations of functions inside functions here.
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -65,11 +65,12 @@ def build_crud_router(
         ConfigurationError: The component would hide routes of the server's own.
     """
     collection = collection_of(accessor, max_records)
+    files = [exporter for exporter in exporters if exporter.table is not None]
     # FastAPI looks at one route after the other, so what is asked most comes first.
-    _add_plain_read(collection)
+    _add_plain_read(collection, {"batch", *(exporter.table.filename for exporter in files if exporter.table)})
     # Before what takes `batch` for a key.
     add_batch(collection)
-    for exporter in exporters:
+    for exporter in files:
         add_export(collection, exporter)
     _add_list(collection)
     _add_create(collection)
@@ -80,7 +81,7 @@ def build_crud_router(
     return collection.router
 
 
-def _add_plain_read(collection: Collection) -> None:
+def _add_plain_read(collection: Collection, other_paths: Set[str]) -> None:
     """`GET /{record_id}` with nothing but a key, which is what machines poll with.
 
     What FastAPI does for each parameter, and the way to a thread and back, cost four times the read. So here nothing is
@@ -91,7 +92,7 @@ def _add_plain_read(collection: Collection) -> None:
     Key: TypeAdapter[Any] = TypeAdapter(collection.Key)
 
     def is_plain(scope: Scope) -> bool:
-        return not scope["query_string"] and not scope["path"].endswith("/batch")
+        return not scope["query_string"] and scope["path"].rpartition("/")[2] not in other_paths
 
     def read(request: Request) -> Response:
         collection.admit(request)
