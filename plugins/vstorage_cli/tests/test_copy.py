@@ -107,7 +107,7 @@ def copy_round(run, python, make_database, tmp_path, rows):
 def test_records_trail_and_keys_go_round_all_engines_unchanged(run, python, make_database, tmp_path):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    copy_round(functools.partial(run, TMPDIR=str(temporary)), python, make_database, tmp_path, 500)
+    copy_round(functools.partial(run, TMPDIR=str(temporary)), python, make_database, tmp_path, 2_000)
     assert list(temporary.iterdir()) == []
 
 
