@@ -230,6 +230,11 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
 
     def count(self, *conditions: ColumnElement[bool] | bool, include_deleted: bool = False, **filters: Any) -> int:
         """How many records there are for which all conditions hold; see `find`."""
+        # Record limits ask this at each insert.
+        plan = None if conditions or filters else self.storage.reading_plan(self.model)
+        if plan is not None:
+            with self.storage.row_reader() as cursor:
+                return plan.count(cursor, include_deleted=include_deleted)
         statement = select(func.count()).select_from(self.model)
         statement = statement.where(*self._conditions(conditions, include_deleted, filters))
         with self.storage.use_session() as session:

@@ -20,7 +20,7 @@ from sqlalchemy.types import NULLTYPE
 from sqlmodel import SQLModel
 from sqlmodel.sql.sqltypes import UTCDateTime
 
-from vstorage_core.records import RecordType, Values
+from vstorage_core.records import SOFT_DELETE_FIELD, RecordType, Values
 
 # SQLite takes 999 parameters in old builds.
 CHUNK = 500
@@ -83,6 +83,8 @@ class RowPlan:
             _Insert(self._table, others, self._binds, dialect) if self._makes_key and others else None
         )
         self._select = f"SELECT {', '.join(self._column_names.values())} FROM {self._table} WHERE {self._key} "  # noqa: S608
+        self._count = f"SELECT count(*) FROM {self._table}"  # noqa: S608
+        self._count_live = f"{self._count} WHERE {self._column_names.get(SOFT_DELETE_FIELD)} IS NULL"
         self._updates: dict[tuple[str, ...], str] = {}
         self._class = record.mapper.class_
         self._new_instance = record.mapper.class_manager.new_instance
@@ -147,6 +149,12 @@ class RowPlan:
         for start in range(0, len(bound), CHUNK):
             chunk = bound[start : start + CHUNK]
             cursor.execute(f"{statement} IN ({', '.join('?' * len(chunk))})", [*parameters, *chunk])
+
+    def count(self, cursor: Any, *, include_deleted: bool) -> int:
+        """How many rows there are."""
+        live_only = self.record.has_soft_delete and not include_deleted
+        cursor.execute(self._count_live if live_only else self._count)
+        return int(cursor.fetchone()[0])
 
     # Many rows for JSON
 

@@ -238,3 +238,27 @@ def test_a_page_deep_in_a_long_list_is_found_by_its_key(machine):
 def next_page(answer):
     found = re.search(r'<([^>]*)>; rel="next"', answer.headers.get("link", ""))
     return found and found[1]
+
+
+def test_a_list_spells_each_record_as_the_record_itself_is_spelled(any_machine):
+    zone = timezone(timedelta(hours=-5, minutes=-30))
+    any_machine.samples.insert_many(
+        [
+            Sample(
+                moment=datetime(2026, 1, 1, tzinfo=timezone.utc), ratio=-0.0, raw=b"\xff\x00", duration=timedelta(-1)
+            ),
+            Sample(moment=datetime(2026, 1, 1, 2, 3, 4, 5, tzinfo=zone), price=Decimal("-0.00"), color=Color.BLUE),
+            Sample(moment=datetime(1000, 12, 31, 23, 59, 59, 999_999, tzinfo=timezone.utc), day=date(1000, 1, 2)),
+            Sample(
+                number=2**63 - 1, clock=time(1, 2, 3, 4), token=uuid.UUID(int=7), settings={"ä": [None, 1.5, "\u2028"]}
+            ),
+            Sample(number=-(2**63), text='"\\\n\u2028😀', ratio=1e300, flag=True, price=Decimal("9999999999.99")),
+        ]
+    )
+    client = any_machine.client
+    records = [client.get(f"/samples/{key}").text for key in range(1, 6)]
+    assert client.get("/samples/").text == f"[{','.join(records)}]"
+    # Past the driver's own rows, too.
+    fields = "id,moment,price,ratio"
+    [first, *_] = client.get(f"/samples/?fields={fields}&order_by=-moment").json()
+    assert first == {name: client.get(f"/samples/{first['id']}").json()[name] for name in fields.split(",")}

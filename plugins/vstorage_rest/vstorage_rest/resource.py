@@ -21,10 +21,8 @@ from vstorage_rest.schemas import create_schema, visible_fields
 class Resource(Generic[ModelT]):
     """The records of an accessor.
 
-    Args:
-        max_records: How many live records clients may create; None: no limit.
-
     Attributes:
+        max_records: How many live records clients may create; None: no limit.
         visible: Fields that clients get.
     """
 
@@ -34,7 +32,7 @@ class Resource(Generic[ModelT]):
         self.visible = list(visible_fields(accessor.record))
         self._is_small = not any(isinstance(column.type, JSON | LargeBinary) for column in self.record.columns.values())
         self._hides_something = len(self.visible) < len(accessor.record.columns)
-        self._max_records = max_records
+        self.max_records = max_records
         self._required = [
             name for name, field in create_schema(accessor.record).model_fields.items() if field.is_required()
         ]
@@ -155,13 +153,13 @@ class Resource(Generic[ModelT]):
         Raises:
             RecordLimitReached: They do not.
         """
-        if self._max_records is not None:
+        if self.max_records is not None:
             self.storage.lock(f"records of {self.accessor.component}")
-            if self.accessor.count() + count > self._max_records:
-                raise RecordLimitReached(f"Max {self._max_records} records allowed for {self.accessor.component}")
+            if self.accessor.count() + count > self.max_records:
+                raise RecordLimitReached(f"Max {self.max_records} records allowed for {self.accessor.component}")
 
     def create(self, fields: Mapping[str, Any]) -> Any:
-        """Inside a transaction: insert a record of these fields; returns its key."""
+        """Insert a record of these fields; returns its key. Inside a transaction where there is a limit."""
         self.require_room()
         instance = self.accessor.insert(self.accessor.model(**fields))
         return getattr(instance, self.record.key)

@@ -209,6 +209,9 @@ def _add_create(collection: Collection) -> None:
             return resource.respond_stored(key, 201, {"Location": resource.location(request.url.path, key)})
 
         with caller.acting():
+            if idempotency_key is None and resource.max_records is None:
+                # An insert is a transaction of its own, and needs no session then.
+                return create()
             return run_once(resource.storage, request, caller, idempotency_key, [payload], create)
 
 
