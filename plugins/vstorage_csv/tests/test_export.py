@@ -21,7 +21,7 @@ from models import Color, Counter, Device, Sample, Team, User
 
 import vstorage_csv.plugin
 import vstorage_rest.plugin
-from vstorage_core import InvalidInput, ModelAccessor, acting_as, bootstrap
+from vstorage_core import ConfigurationError, InvalidInput, ModelAccessor, acting_as, bootstrap
 
 AT = datetime(2026, 1, 31, 8, 30, 0, 125, tzinfo=timezone.utc)
 
@@ -229,6 +229,20 @@ def test_a_spreadsheet_gets_what_it_recognises(sqlite_storage):
     header, row = csv.reader(io.StringIO(member.removeprefix("\ufeff"), newline=""), delimiter=";")
     cells = dict(zip(header, row, strict=True))
     assert (cells["flag"], cells["moment"], cells["text"]) == ("TRUE", "2026-01-31 08:30:00", "é;x")
+
+
+def test_a_machine_has_its_own_defaults(make_database, open_storage, monkeypatch):
+    monkeypatch.setenv("VSTORAGE_CSV__DELIMITER", ";")
+    monkeypatch.setenv("VSTORAGE_CSV__DIALECT", "spreadsheet")
+    storage = open_storage(make_database("sqlite"), plugins=[vstorage_csv.plugin])
+    assert export(storage)["counter.csv"] == '\ufeff"id";"value"\r\n'
+    assert export(storage, delimiter=",")["counter.csv"] == '\ufeff"id","value"\r\n'
+    assert export(storage, dialect="exact")["counter.csv"].startswith('"id","value"')
+    with pytest.raises(InvalidInput, match="exact files have one form"):
+        export(storage, dialect="exact", delimiter=";")
+    monkeypatch.setenv("VSTORAGE_CSV__DELIMITER", "|")
+    with pytest.raises(ConfigurationError, match="configuration 'csv': delimiter"):
+        open_storage(make_database("sqlite"), plugins=[vstorage_csv.plugin]).export("csv", io.BytesIO())
 
 
 def test_compression_level_0_stores_the_text_as_it_is(sqlite_storage):

@@ -11,6 +11,7 @@ from vstorage_csv.sheet import Dates
 from vstorage_transfer import ImportOptions, ImportSettings, Manifest
 
 Dialect = Literal["exact", "spreadsheet"]
+Delimiter = Literal[",", ";", "\t"]
 
 
 class CsvSettings(ImportSettings):
@@ -19,9 +20,17 @@ class CsvSettings(ImportSettings):
     Attributes:
         max_import_bytes: Most bytes that an upload may have when it is unpacked.
         max_row_bytes: Most bytes of one row of a file; a row is held in memory.
+        dialect: Of exports for which nobody names one.
+        delimiter: Of spreadsheets for which nobody names one.
+        decimal_comma: Of spreadsheets for which nobody says it.
+        compression_level: Of exports for which nobody names one.
     """
 
     max_row_bytes: int = Field(default=16 * 1024**2, gt=0)
+    dialect: Dialect = "exact"
+    delimiter: Delimiter = ","
+    decimal_comma: bool = False
+    compression_level: int = Field(default=6, ge=0, le=9)
 
 
 class CsvTableOptions(BaseModel):
@@ -33,15 +42,21 @@ class CsvTableOptions(BaseModel):
         default="exact",
         description="exact: reads back as the same values; spreadsheet: for people, formulas defused",
     )
-    delimiter: Literal[",", ";", "\t"] = Field(
+    delimiter: Delimiter = Field(
         default=",", description="Between the cells of the spreadsheet dialect; exact files always have a comma"
     )
     decimal_comma: bool = Field(default=False, description="Numbers of the spreadsheet dialect have a decimal comma")
 
     @model_validator(mode="after")
     def _fits(self) -> CsvTableOptions:
-        if self.dialect == "exact" and (self.delimiter != "," or self.decimal_comma):
-            raise ValueError("delimiter and decimal_comma are for dialect=spreadsheet; exact files have one form")
+        if self.dialect == "exact":
+            asked = {
+                name: getattr(self, name) for name in ("delimiter", "decimal_comma") if name in self.model_fields_set
+            }
+            if asked.get("delimiter", ",") != "," or asked.get("decimal_comma"):
+                raise ValueError("delimiter and decimal_comma are for dialect=spreadsheet; exact files have one form")
+            # What the machine's settings say of spreadsheets.
+            self.delimiter, self.decimal_comma = ",", False
         return self
 
 
