@@ -155,7 +155,9 @@ def test_a_deadlock_among_inserts_is_told_as_one_and_commits_nothing_of_the_lose
 
 
 def test_a_serialization_failure_is_run_again_where_the_transaction_is_ours(make_database, open_storage):
-    storage = open_storage(f"{make_database('postgresql')}?options=-c default_transaction_isolation=serializable")
+    serializable = {"options": "-c default_transaction_isolation=serializable"}
+    url = sqlalchemy.make_url(make_database("postgresql")).update_query_dict(serializable)
+    storage = open_storage(url.render_as_string(hide_password=False))
     counters = accessor_of(storage)
     counters.insert(Counter())
     with ThreadPoolExecutor(1) as pool:
