@@ -491,7 +491,7 @@ def test_models_of_an_own_metadata_get_their_tables(make_database, open_storage)
 
 def test_a_long_transaction_does_not_keep_its_savepoints(sqlite_storage):
     with sqlite_storage.transaction() as session:
-        for _ in range(20):
+        for _ in range(2):
             with sqlite_storage.transaction():
                 savepoint = weakref.ref(session.get_nested_transaction())
             gc.collect()
