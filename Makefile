@@ -12,7 +12,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/python examples/machine.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 3 -q
+	$(BIN)/python -m pytest -n 2 -q
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -s -m soak
