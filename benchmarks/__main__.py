@@ -18,12 +18,14 @@ from statistics import median as median_of
 from typing import Any
 
 from benchmarks import web
-from benchmarks.operations import OPERATIONS, SCALED
+from benchmarks.operations import OPERATIONS, SCALED, Operation
 from benchmarks.report import against, chart, duration, number, operation_row, operation_table, table
-from benchmarks.rounds import ORIGINAL_VARIABLE, ROOT, Bench, median, open_bench, ratio
+from benchmarks.rounds import ORIGINAL_VARIABLE, ROOT, Bench, interleave, median, open_bench, ratio
 
 IMPORT_EXTRA_MS = 25
 MOST_GROWTH_OF_COST = 2
+MOST_COST_OF_IMPORT = 3
+MOST_GROWTH_OF_IMPORT_MB = 64
 
 
 def compare_operations(bench: Bench, wanted: Callable[[str], bool]) -> list[dict[str, Any]]:
@@ -102,6 +104,24 @@ def compare_imports(bench: Bench) -> dict[str, Any]:
         f" (≤ {IMPORT_EXTRA_MS}) {'ok' if extra_ms <= IMPORT_EXTRA_MS else 'MISSED'}\n"
     )
     return {"extra_ms": extra_ms, "sqlmodel_ms": sqlmodel_ms, "ok": extra_ms <= IMPORT_EXTRA_MS}
+
+
+def measure_csv_import(bench: Bench) -> dict[str, float]:
+    """Reading a CSV file, validated and audited, against `insert_many` of the same rows."""
+    progress("csv-import")
+    rows = 2000 if bench.short else 100_000
+    kinds = {
+        "import": Operation("csv-import", "CSV import", "import_csv", 1, 1, users=rows),
+        "insert_many": Operation("csv-import", "insert_many", "insert_many", rows, rows),
+    }
+    rounds = interleave(list(kinds), min(bench.rounds, 3), lambda kind: bench.run("vstorage", kinds[kind]))
+    times, growth_mb = ratio(rounds, "import", "insert_many", "cpu_us") or 0, median(rounds["import"], "growth_mb")
+    print(
+        f"\nCSV import of {rows:,} rows: {duration(median(rounds['import'], 'cpu_us'))} per row,"
+        f" insert_many x {against(times, MOST_COST_OF_IMPORT, '≤')},"
+        f" grows {against(growth_mb, MOST_GROWTH_OF_IMPORT_MB, '≤')} MB\n"
+    )
+    return {"times_insert_many": times, "growth_mb": growth_mb}
 
 
 def measure_scale(bench: Bench) -> dict[str, Any]:
@@ -215,7 +235,8 @@ def main() -> None:
         results["operations"] = compare_operations(bench, wanted)
         results["web"] = compare_web(bench, wanted)
         sections: dict[str, Callable[[Bench], Any]] = {
-            "import": compare_imports, "scale": measure_scale, "flash": measure_flash, "start": measure_start
+            "import": compare_imports, "csv-import": measure_csv_import, "scale": measure_scale,
+            "flash": measure_flash, "start": measure_start,
         }  # fmt: skip
         for name, section in sections.items():
             if wanted(name):

@@ -154,6 +154,14 @@ class Work:
     def export_csv(self) -> None:
         self._meter.once(lambda: self._contender.export_csv(self._file))
 
+    def import_csv(self) -> None:
+        """Into an empty database what this one exports."""
+        self._contender.export_users(self._file)
+        empty = type(self._contender)(self._file.with_suffix(".empty"))
+        empty.create_tables()
+        self._meter.once(lambda: empty.import_users(self._file), units=self._users)
+        empty.close()
+
     def backup(self) -> None:
         self._meter.once(lambda: self._contender.backup(self._file))
 

@@ -158,6 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seed(storage)
 
     with socket.create_server((options.host, options.port)) as listener:
+        # Or each answer on a connection that is kept waits 40 ms for the client to confirm its headers.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         address = f"http://{options.host}:{listener.getsockname()[1]}"
         print(f"The machine is served at {address}. Open:")
         for path, what in {

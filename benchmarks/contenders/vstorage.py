@@ -75,6 +75,12 @@ class Contender:
     def export_csv(self, target: Path) -> None:
         self._storage.export("csv", target)
 
+    def export_users(self, target: Path) -> None:
+        self._storage.export("csv", target, tables=["users"])
+
+    def import_users(self, source: Path) -> None:
+        self._storage.import_("csv", source, mode="insert", actor="bench")
+
     def backup(self, target: Path) -> None:
         self._storage.export("backup", target)
 
