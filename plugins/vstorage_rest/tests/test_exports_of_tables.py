@@ -133,3 +133,9 @@ def test_who_may_not_read_the_records_may_not_export_them(open_machine, make_dat
     client = open_machine(make_database("sqlite"), plugins=[*plugins, Guard()]).client
     assert client.get("/users/export.csv").status_code == 403
     assert client.get("/devices/export.csv").status_code == 200
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "POST"])
+def test_the_file_is_no_record_that_could_be_written(client, method):
+    answer = client.request(method, "/users/export.csv", json={"name": "x", "email": "x@x.com"})
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")

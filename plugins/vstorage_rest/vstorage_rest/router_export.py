@@ -4,7 +4,7 @@
 from typing import Annotated, Any, BinaryIO
 from urllib.parse import quote
 
-from fastapi import Query, Response
+from fastapi import HTTPException, Query, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -61,6 +61,11 @@ def add_export(collection: Collection, exporter: Exporter) -> None:
             **declared(),
         },
     )
+
+    @collection.router.api_route(f"/{single.filename}", methods=["PUT", "PATCH", "DELETE"], include_in_schema=False)
+    def refuse() -> None:
+        # Or it would be taken for the key of a record, which GET could not reach.
+        raise HTTPException(405, "Method Not Allowed", {"Allow": "GET, HEAD"})
 
 
 def _parameters(collection: Collection, single: TableExporter) -> type[BaseModel]:
