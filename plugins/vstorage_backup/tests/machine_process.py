@@ -7,6 +7,8 @@ restore  restores a file over and over, and prints `restored` or `refused` after
 backup   takes backups over and over, and prints the file of each
 measure  backs up to a file and restores it, once small and then whatever there is, and prints how much more memory
          the second time took, in kilobytes, and how many seconds backup and restore took
+
+With `rollback` in front of WHAT it has no write-ahead log.
 """
 
 import logging
@@ -14,10 +16,12 @@ import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import importlib_metadata
 from models import Member, Team
+from rollback_journal import without_log
 from sqlalchemy import func, select
 
 from vstorage_backup import take_backup
@@ -103,8 +107,12 @@ def measure(storage, path, big_url):
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.ERROR)
-    what, url, *arguments = sys.argv[1:]
-    with Storage(url, entry_points=[BACKUP], config={"backup": {"keep": 3}}) as storage:
+    has_log = sys.argv[1] != "rollback"
+    what, url, *arguments = sys.argv[1 if has_log else 2 :]
+    with (
+        nullcontext() if has_log else without_log(),
+        Storage(url, entry_points=[BACKUP], config={"backup": {"keep": 3}}) as storage,
+    ):
         storage.start()
         say("ready")
         globals()[what](storage, *arguments)
