@@ -1,7 +1,8 @@
 """The accessor's operations on plain rows: same checks, audit and results as through a session, at far less cost.
 
-`ModelAccessor` comes here when nobody could tell the difference: the model is plain, no hook or listener waits for the
-operation, and the running session, if there is one, does not hold the records.
+`ModelAccessor` comes here when nobody could tell the difference: the model is plain, nobody listens to SQLAlchemy's
+events, no hook waits for the operation (those of an insert may: they run around it), and the running session, if there
+is one, does not hold the records.
 """
 
 from __future__ import annotations
