@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import pytest
 from models import Counter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from trail import trail
 
 from vstorage_core import (
@@ -31,6 +31,12 @@ class LineOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     prefix: str = Field(default="", max_length=3)
+
+    @model_validator(mode="after")
+    def is_readable(self) -> LineOptions:
+        if self.prefix.isdecimal():
+            raise ValueError("nobody could tell the prefix from the number")
+        return self
 
 
 class Report(BaseModel):
@@ -167,6 +173,7 @@ def test_a_refused_import_tells_what_is_wrong_and_changes_nothing(storage, count
     [
         ("csv", {}, "there is no importer 'csv'; this storage has: lines"),
         ("lines", {"dry": True}, "lines: unknown option dry; it knows: prefix"),
+        ("lines", {"prefix": "1"}, "lines: Value error, nobody could tell the prefix from the number"),
         ("lines", {"actor": " "}, "the actor must be 1 to 255 printable characters"),
     ],
 )

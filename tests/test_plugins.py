@@ -63,6 +63,32 @@ def test_an_installed_plugin_is_loaded_and_listed(install, make_database):
         assert list(storage.exporters) == ["labels"]
 
 
+def test_a_plugin_is_asked_once_what_it_contributes(make_database):
+    asked = []
+
+    class Labels:
+        @hookimpl
+        def vstorage_register_exporters(self):
+            asked.append("exporters")
+            return []
+
+        @hookimpl
+        def vstorage_register_importers(self):
+            asked.append("importers")
+            return []
+
+        @hookimpl
+        def vstorage_register_health_checks(self):
+            asked.append("health checks")
+            return []
+
+    with Storage(make_database("sqlite"), plugins=[Labels()], entry_points=[]) as storage:
+        for _ in range(2):
+            assert (len(storage.plugins()), dict(storage.exporters), dict(storage.importers)) == (1, {}, {})
+            assert storage.health().ok
+    assert asked == ["exporters", "importers", "health checks"]
+
+
 def test_an_instance_may_be_the_plugin(install, make_database):
     install(
         "acme-labels",

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from pydantic import ValidationError
 from sqlalchemy.exc import IntegrityError
 
 ConstraintKind = Literal["unique", "foreign_key", "not_null", "check"]
@@ -143,3 +144,9 @@ class TransactionConflict(StorageBusy):
 
     Accessors run an operation in a transaction of its own again; around more than that, do so yourself.
     """
+
+
+def sentence_of(error: ValidationError) -> str:
+    """What pydantic refuses, per field, without the values: they may be secrets."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"]))) for each in problems)

@@ -1,51 +1,30 @@
-"""Storage: one database, its tables and transactions, its plugins."""
+"""Storage: one database, its tables, sessions and transactions; the front of everything else."""
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import importlib_metadata
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from sqlalchemy import Connection, Engine, MetaData, Table, inspect, select
 from sqlalchemy.sql.ddl import sort_tables_and_constraints
 from sqlmodel import Session, SQLModel
 
-from vstorage_core.audit import (
-    AuditLog,
-    acting_as,
-    change_of,
-    upgrade_audit_table,
-)
-from vstorage_core.contributions import (
-    Exporter,
-    Health,
-    HealthCheck,
-    Importer,
-    PluginInfo,
-    Progress,
-    progress_to,
-)
+from vstorage_core.audit import AuditLog, acting_as, change_of, upgrade_audit_table
+from vstorage_core.catalogue import Catalogue, ask, complete_file
+from vstorage_core.configuration import Configuration, SettingsT
+from vstorage_core.contributions import Exporter, Health, HealthCheck, Importer, PluginInfo, Progress, progress_to
 from vstorage_core.engine import Backend, EngineSettings, current_owner, open_backend
-from vstorage_core.errors import (
-    ConfigurationError,
-    InvalidInput,
-    StorageError,
-    StorageUnavailable,
-    TransactionConflict,
-    TransactionError,
-)
-from vstorage_core.plugins import PluginRegistry, refuse_duplicates
+from vstorage_core.errors import TransactionConflict, TransactionError
+from vstorage_core.plugins import PluginRegistry
 from vstorage_core.records import Values, record_type
 from vstorage_core.rows import RowPlan, has_listeners, is_plain
-from vstorage_core.selection import SelectionOptions
 from vstorage_core.sessions import (
     RowTransaction,
     Scope,
@@ -62,7 +41,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("vstorage")
 
 DEFAULT_URL = "sqlite:///./storage.db"
-SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 
 class Storage:
@@ -94,8 +72,7 @@ class Storage:
         config: Mapping[str, Mapping[str, Any]] | None = None,
         entry_points: Iterable[importlib_metadata.EntryPoint] | None = None,
     ) -> None:
-        self._config = dict(config or {})
-        self._read_sections: set[str] = set()
+        self._configuration = Configuration(config or {})
         given = {} if replica_urls is None else {"replica_urls": list(replica_urls)}
         self._engine_settings = self.settings("engine", EngineSettings, **given)
         self._url = url or os.environ.get("VSTORAGE_DATABASE_URL") or DEFAULT_URL
@@ -105,7 +82,7 @@ class Storage:
         self._started = False
         self._accessors: dict[type[SQLModel], ModelAccessor[Any]] = {}
         self.plugin_registry = PluginRegistry(plugins, entry_points=entry_points)
-        self._contributed: dict[str, Any] = {}
+        self._catalogue = Catalogue(self)
         self._row_plans: dict[type[SQLModel], RowPlan | None] = {}
         self._unused_session = StorageSession(self, self._backend)
         self.extensions: dict[str, Any] = {}
@@ -173,13 +150,7 @@ class Storage:
                         call(storage=self)
             raise
         self._started = True
-        known = self._read_sections | {plugin.name for plugin in self.plugin_registry.loaded}
-        variables = (re.fullmatch(r"VSTORAGE_(\w+?)__\w+", name) for name in os.environ)
-        given = {*self._config, *(found[1].lower() for found in variables if found)}
-        for section in sorted(given - known):
-            logger.warning(
-                "nobody reads the section %r of the configuration; there are %s", section, ", ".join(sorted(known))
-            )
+        self._configuration.warn_of_unread(plugin.name for plugin in self.plugin_registry.loaded)
 
     def close(self) -> None:
         """Let the plugins shut down and close the connections; the next use opens them again.
@@ -202,17 +173,7 @@ class Storage:
         Raises:
             ConfigurationError: A setting is unknown or not allowed.
         """
-        self._read_sections.add(section)
-        prefix = f"VSTORAGE_{section.upper()}__"
-        environment = {
-            name[len(prefix) :].lower(): value for name, value in os.environ.items() if name.startswith(prefix)
-        }
-        try:
-            return model.model_validate({**self._config.get(section, {}), **environment, **overrides})
-        except ValidationError as error:
-            raise ConfigurationError(
-                f"configuration {section!r}: {_sentence(error)}; it knows {', '.join(model.model_fields)}"
-            ) from None
+        return self._configuration.section(section, model, overrides)
 
     # Tables and accessors
 
@@ -514,47 +475,21 @@ class Storage:
             with _logged(f"{hook_name} of {plugin}"):
                 call(**arguments)
 
-    # What plugins provide
-
-    def _contributions(self, what: str, key: Callable[[Any], str], kind: type[Any]) -> dict[str, Any]:
-        if what not in self._contributed:
-            items = self.plugin_registry.collect(f"vstorage_register_{what}s", kind, storage=self)
-            self._contributed[what] = refuse_duplicates(what.replace("_", " "), items, key)
-            if kind is Exporter:
-                refuse_duplicates("export file", items, lambda exporter: exporter.filename)
-                single = [(plugin, exporter.table) for plugin, exporter in items if exporter.table is not None]
-                refuse_duplicates("export file of a table", single, lambda table: table.filename)
-            if kind is Importer:
-                refuse_duplicates("import path", items, lambda importer: importer.path)
-        found: dict[str, Any] = self._contributed[what]
-        return found
+    # What plugins contribute
 
     @property
     def exporters(self) -> Mapping[str, Exporter]:
         """What plugins can export, by name."""
-        return self._contributions("exporter", lambda exporter: exporter.name, Exporter)
+        return self._catalogue.exporters
 
     @property
     def importers(self) -> Mapping[str, Importer]:
         """What plugins can import, by name."""
-        return self._contributions("importer", lambda importer: importer.name, Importer)
+        return self._catalogue.importers
 
     def plugins(self) -> list[PluginInfo]:
         """The loaded plugins, in the order in which their hooks run."""
-        exporters = self.plugin_registry.collect("vstorage_register_exporters", Exporter, storage=self)
-        importers = self.plugin_registry.collect("vstorage_register_importers", Importer, storage=self)
-        return [
-            PluginInfo(
-                name=loaded.name,
-                distribution=loaded.distribution,
-                version=loaded.version,
-                hooks=loaded.hooks,
-                exporters=tuple(exporter.name for plugin, exporter in exporters if plugin is loaded),
-                importers=tuple(importer.name for plugin, importer in importers if plugin is loaded),
-                routes=self.plugin_registry.routes.get(loaded.name, ()),
-            )
-            for loaded in self.plugin_registry.loaded
-        ]
+        return self._catalogue.plugins()
 
     def export(
         self,
@@ -581,42 +516,9 @@ class Storage:
             InvalidInput: There is no such exporter, or an option is unknown or not allowed.
             StorageUnavailable: The database cannot be read now, or the disk for the file is full.
         """
-        exporter = _named(self.exporters, name, "exporter")
-        write = self._writer(exporter, options) if table is None else self._table_writer(exporter, options, table)
-        with progress_to(progress):
-            if not isinstance(target, str | Path):
-                write(target)
-                return
-            path = Path(target)
-            part = path.with_name(f".{path.name}.{os.getpid()}.part")
-            try:
-                with part.open("wb") as stream:
-                    write(stream)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                part.replace(path)
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise StorageUnavailable(f"{path.name} cannot be written: the disk is full") from error
-                raise
-            finally:
-                part.unlink(missing_ok=True)
-
-    def _writer(self, exporter: Exporter, options: Mapping[str, Any]) -> Callable[[BinaryIO], None]:
-        checked = _check_options(exporter.options, exporter.name, options)
-        return lambda stream: exporter.write(self, stream, checked)
-
-    def _table_writer(self, exporter: Exporter, options: Mapping[str, Any], table: str) -> Callable[[BinaryIO], None]:
-        single = exporter.table
-        if single is None:
-            able = ", ".join(name for name, other in self.exporters.items() if other.table is not None) or "none"
-            raise InvalidInput(f"{exporter.name} writes no single tables; those that do: {able}")
-        choosing = {name: value for name, value in options.items() if name in ("where", "deleted")}
-        others = {name: value for name, value in options.items() if name not in choosing}
-        rows = _check_options(SelectionOptions, exporter.name, {**choosing, "tables": [table]})
-        checked = _check_options(single.options, exporter.name, others)
-        [selection] = rows.selections(self)
-        return lambda stream: single.write(self, selection, stream, checked)
+        write = self._catalogue.writer(name, table, options)
+        with progress_to(progress), complete_file(target) as stream:
+            write(stream)
 
     def import_(
         self,
@@ -634,36 +536,22 @@ class Storage:
             InvalidInput: There is no such importer, or an option is unknown or not allowed.
             ImportRefused: The file cannot be imported; nothing was changed.
         """
-        importer = _named(self.importers, name, "importer")
-        checked = _check_options(importer.options, name, options)
+        read = self._catalogue.reader(name, options)
         with ExitStack() as stack:
             stream = stack.enter_context(Path(source).open("rb")) if isinstance(source, str | Path) else source
             stack.enter_context(progress_to(progress))
             stack.enter_context(acting_as(actor))
-            report: BaseModel = importer.read(self, stream, checked)
-        return report
+            return read(stream)
 
     def health(self) -> Health:
         """Ask the database and every plugin's check; what raises is unhealthy, with its sentence."""
-        own = HealthCheck(name="database", check=_check_database)
-        checks = {own.name: own, **self._contributions("health_check", lambda check: check.name, HealthCheck)}
-        answers: dict[str, Mapping[str, Any]] = {}
-        for name, check in checks.items():
-            try:
-                answers[name] = {**check.check(self), "ok": True}
-            except StorageError as error:
-                answers[name] = {"ok": False, "error": str(error)}
-            # A check of a third party may fail in any way; its text may hold secrets, so only the log gets it.
-            except Exception as error:
-                logger.exception("health check %r failed", name)
-                answers[name] = {"ok": False, "error": f"failed with {type(error).__name__}; see the log"}
-        return Health(ok=all(answer["ok"] for answer in answers.values()), checks=answers)
+        own = HealthCheck(name="database", check=Storage._check)
+        return ask({own.name: own, **self._catalogue.health_checks}, self)
 
-
-def _check_database(storage: Storage) -> Mapping[str, Any]:
-    with storage.snapshot() as connection:
-        connection.execute(select(1))
-    return {**storage._backend.check_files(), **storage._backend.state()}
+    def _check(self) -> Mapping[str, Any]:
+        with self.snapshot() as connection:
+            connection.execute(select(1))
+        return {**self._backend.check_files(), **self._backend.state()}
 
 
 @contextmanager
@@ -673,32 +561,6 @@ def _logged(what: str) -> Iterator[None]:
         yield
     except Exception:
         logger.exception("%s failed", what)
-
-
-def _named(provided: Mapping[str, Any], name: str, what: str) -> Any:
-    try:
-        return provided[name]
-    except KeyError:
-        known = ", ".join(sorted(provided)) or "none; install a plugin that brings one"
-        raise InvalidInput(f"there is no {what} {name!r}; this storage has: {known}") from None
-
-
-def _check_options(model: type[SettingsT], name: str, options: Mapping[str, Any]) -> SettingsT:
-    unknown = sorted(set(options) - set(model.model_fields))
-    if unknown:
-        known = ", ".join(model.model_fields) or "none"
-        raise InvalidInput(f"{name}: unknown option {', '.join(unknown)}; it knows: {known}")
-    try:
-        return model.model_validate(options)
-    except ValidationError as error:
-        raise InvalidInput(f"{name}: {_sentence(error)}") from None
-
-
-def _sentence(error: ValidationError) -> str:
-    return "; ".join(
-        f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-        for problem in error.errors(include_url=False, include_context=False, include_input=False)
-    )
 
 
 # The one piece of mutable module state: accessors that were made without a storage need to find one.
