@@ -18,7 +18,7 @@ from fastapi.testclient import TestClient
 from models import Counter, Device, User
 
 from vstorage_core import ConfigurationError, ModelAccessor, Storage, bootstrap, database, use_default_storage
-from vstorage_core.storage import default_storage
+from vstorage_core.database import default_storage
 
 # As an application has them: made once, without a storage.
 users = ModelAccessor(User, "users")

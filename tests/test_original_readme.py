@@ -25,7 +25,7 @@ from fastapi import FastAPI
 from sqlmodel import SQLModel, select
 
 from vstorage_core import AuditLog, ModelAccessor, Storage, use_default_storage
-from vstorage_core.storage import default_storage
+from vstorage_core.database import default_storage
 
 BASIC_USAGE = """
 from datetime import datetime

@@ -23,6 +23,7 @@ from vstorage_core.contributions import (
     report_progress,
     with_defaults,
 )
+from vstorage_core.database import use_default_storage
 from vstorage_core.errors import (
     ConfigurationError,
     ConstraintViolation,
@@ -42,7 +43,7 @@ from vstorage_core.errors import (
 )
 from vstorage_core.hookspecs import hookimpl, hookspec
 from vstorage_core.selection import Selection, SelectionOptions
-from vstorage_core.storage import Storage, use_default_storage
+from vstorage_core.storage import Storage
 
 __version__ = "0.1.0"
 

@@ -17,6 +17,7 @@ from sqlalchemy.orm.attributes import flag_modified, instance_state, set_committ
 from sqlmodel import Session, select
 
 from vstorage_core.audit import AuditLog, acting_as, check_actor, stored_values
+from vstorage_core.database import default_storage
 from vstorage_core.direct import DirectRows
 from vstorage_core.errors import (
     ConfigurationError,
@@ -30,7 +31,7 @@ from vstorage_core.lifecycle import LifecycleHooks
 from vstorage_core.records import SOFT_DELETE_FIELD, ModelT, Values, record_type
 from vstorage_core.rows import RowPlan
 from vstorage_core.sessions import Scope, StorageSession
-from vstorage_core.storage import Storage, default_storage
+from vstorage_core.storage import Storage
 
 OrderBy = str | ColumnElement[Any] | Sequence[str | ColumnElement[Any]] | None
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vstorage_core.accessor import ModelAccessor
-from vstorage_core.database import set_database_url
+from vstorage_core.database import default_storage, set_database_url, set_default_storage
 from vstorage_core.errors import ConfigurationError
 from vstorage_core.plugins import LoadedPlugin, routes_of
-from vstorage_core.storage import Storage, default_storage, set_default_storage
+from vstorage_core.storage import Storage
 
 
 def bootstrap(

@@ -561,30 +561,3 @@ def _logged(what: str) -> Iterator[None]:
         yield
     except Exception:
         logger.exception("%s failed", what)
-
-
-# The one piece of mutable module state: accessors that were made without a storage need to find one.
-_default: list[Storage] = []
-
-
-def default_storage() -> Storage:
-    """The storage that accessors use when they were given none; made on first use."""
-    if not _default:
-        _default.append(Storage())
-    return _default[0]
-
-
-def set_default_storage(storage: Storage) -> None:
-    """Make `storage` the default from now on; the one before stays open for whoever holds it."""
-    _default[:] = [storage]
-
-
-@contextmanager
-def use_default_storage(storage: Storage) -> Iterator[Storage]:
-    """Make `storage` the default inside the block, e.g. in a test, and put the one before back."""
-    before = list(_default)
-    set_default_storage(storage)
-    try:
-        yield storage
-    finally:
-        _default[:] = before

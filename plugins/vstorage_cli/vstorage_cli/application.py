@@ -15,7 +15,7 @@ from typing import Any
 from sqlmodel import SQLModel
 
 from vstorage_core import AuditLog, ConfigurationError, ModelAccessor, Storage
-from vstorage_core.storage import default_storage
+from vstorage_core.database import default_storage
 
 _WHAT_COUNTS = "accessors, table models, a FastAPI application, a Storage, or a function that returns one of them"
 

@@ -15,7 +15,7 @@ from sqlmodel import SQLModel
 from vstorage_cli.application import Application, load_application
 from vstorage_cli.catalogue import Catalogue
 from vstorage_core import ConfigurationError, Storage, StorageUnavailable, use_default_storage
-from vstorage_core.storage import default_storage
+from vstorage_core.database import default_storage
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
 
 from vstorage_core import Storage
-from vstorage_core.storage import default_storage
+from vstorage_core.database import default_storage
 from vstorage_rest.access import TOKEN_IS_OPTIONAL, AdminToken, Caller, caller_for
 from vstorage_rest.failures import declared, described
 from vstorage_rest.json_types import Text
