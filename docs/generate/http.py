@@ -17,7 +17,7 @@ INTRODUCTION = """# HTTP
 <!-- Made from the OpenAPI document of examples/machine.py by `make reference`. -->
 
 Every route of a machine with all plugins of vstorage, with `recipes` for any component. Your own machine serves the
-same as `/openapi.json`, with the fields of your models, and at `/docs` as a page to try it on, where there is internet.
+same as `/openapi.json`, with the fields of your models, and at `/docs` as a page to try it on.
 [vstorage-rest](../plugins/vstorage_rest/README.md) tells how to work with it.
 """
 FILTERS = (

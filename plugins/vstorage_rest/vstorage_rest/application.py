@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
 from vstorage_core import ConfigurationError, ModelAccessor, Storage
+from vstorage_rest.docs_pages import serve_docs_from_here
 from vstorage_rest.router_database import build_db_router
 from vstorage_rest.router_model import build_crud_router
 
@@ -37,8 +38,10 @@ def _lifespan_router(storage: Storage) -> APIRouter:
     """No routes; FastAPI runs the lifespan of an included router with the application's own."""
 
     @asynccontextmanager
-    async def lifespan(_app: Any) -> AsyncIterator[None]:
+    async def lifespan(app: Any) -> AsyncIterator[None]:
         await run_in_threadpool(storage.start)
+        if isinstance(app, FastAPI):
+            serve_docs_from_here(app)
         yield
         # Tests start and stop one application many times; a database in memory would be gone with its connection.
         if not storage.is_in_memory:
