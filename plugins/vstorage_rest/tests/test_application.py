@@ -183,6 +183,18 @@ def test_bodies_are_described_with_their_constraints(openapi):
     assert body == {"$ref": "#/components/schemas/UserCreate"}
 
 
+def test_every_query_parameter_says_what_it_asks_for(openapi):
+    described = {
+        parameter["name"]: parameter.get("description")
+        for path in openapi["paths"].values()
+        for operation in path.values()
+        for parameter in operation.get("parameters", ())
+        if parameter["in"] == "query"
+    }
+    assert [name for name, description in described.items() if not description] == []
+    assert described["age__gte"] == "Is at least this"
+
+
 def test_headers_and_every_status_are_declared(openapi):
     users, user = openapi["paths"]["/users/"], openapi["paths"]["/users/{record_id}"]
     headers = {parameter["name"] for parameter in user["put"]["parameters"] if parameter["in"] == "header"}

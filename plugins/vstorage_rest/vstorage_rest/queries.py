@@ -34,6 +34,25 @@ class ListQuery(BaseModel):
     count: Annotated[bool, Field(description="Tell in X-Total-Count how many there are on all pages")] = False
 
 
+# What an operator asks of the field that stands before it, for the document; `filters.py` has what it does.
+_MEANINGS = {
+    "eq": "Is this",
+    "ne": "Is not this, or is empty",
+    "in": "Is one of these, separated by commas",
+    "not_in": "Is none of these, separated by commas, or is empty",
+    "gt": "Is more than this",
+    "gte": "Is at least this",
+    "lt": "Is less than this",
+    "lte": "Is at most this",
+    "contains": "Contains this text",
+    "startswith": "Starts with this text",
+    "endswith": "Ends with this text",
+    "like": "Looks like this: % is any text, _ any character",
+    "ilike": "Looks like this in upper or lower case: % is any text, _ any character",
+    "is_null": "Is empty; false: is not",
+}
+
+
 def _split(values: Any) -> Any:
     return [part for value in values for part in str(value).split(",")] if isinstance(values, list) else values
 
@@ -83,10 +102,17 @@ class QueryParameters:
         parameters = []
         for name, described in schema["properties"].items():
             described = _inlined(described, schema.get("$defs", {}))
-            parameter = {"name": name, "in": "query", "required": False, "schema": described}
-            if "description" in described:
-                parameter["description"] = described["description"]
-            parameters.append(parameter)
+            # pydantic's title repeats the name.
+            described.pop("title", None)
+            parameters.append(
+                {
+                    "name": name,
+                    "in": "query",
+                    "required": False,
+                    "description": described.pop("description"),
+                    "schema": described,
+                }
+            )
         return {"parameters": parameters}
 
 
@@ -111,7 +137,10 @@ def list_query(record: RecordType) -> type[ListQuery]:
         for operator in _operators(record, name):
             parameter = name if operator == "eq" and name not in ListQuery.model_fields else f"{name}__{operator}"
             expected: Any = {"in": several, "not_in": several, "is_null": bool}.get(operator, kind)
-            definitions[parameter] = (expected if expected is several else expected | None, None)
+            definitions[parameter] = (
+                expected if expected is several else expected | None,
+                Field(None, description=_MEANINGS[operator]),
+            )
     orderable = "|".join(name for name in visible_fields(record) if "eq" in _operators(record, name))
     definitions["order_by"] = _names(f"-?({orderable})", "Fields separated by commas, - for descending")
     definitions["fields"] = _names(f"({'|'.join(visible_fields(record))})", "Only these fields, separated by commas")
