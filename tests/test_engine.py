@@ -26,7 +26,7 @@ from vstorage_core import (
     StorageBusy,
     StorageUnavailable,
 )
-from vstorage_core.engine import WriteGate
+from vstorage_core.engine.gate import WriteGate
 
 DEADLINE = 20
 

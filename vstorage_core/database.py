@@ -10,7 +10,15 @@ from sqlmodel import Session
 
 from vstorage_core.storage import Storage
 
-__all__ = ["get_engine", "set_database_url", "transaction", "use_session"]
+__all__ = [
+    "default_storage",
+    "get_engine",
+    "set_database_url",
+    "set_default_storage",
+    "transaction",
+    "use_default_storage",
+    "use_session",
+]
 
 # The one piece of mutable module state: accessors that were made without a storage need to find one.
 _default: list[Storage] = []

@@ -6,10 +6,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from vstorage_core.engine.backend import Backend, EngineSettings
-from vstorage_core.engine.gate import Owner, WriteGate, current_owner
+from vstorage_core.engine.gate import Owner, current_owner
 from vstorage_core.errors import ConfigurationError
 
-__all__ = ["Backend", "EngineSettings", "Owner", "WriteGate", "current_owner", "open_backend"]
+__all__ = ["Backend", "EngineSettings", "Owner", "current_owner", "open_backend"]
 
 
 def open_backend(url: str, settings: EngineSettings) -> Backend:
