@@ -18,7 +18,7 @@ from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel, col, func
 from trail import history, trail
 
-from vstorage_core import ConfigurationError, InvalidInput, ModelAccessor, Storage
+from vstorage_core import ConfigurationError, InvalidInput, ModelAccessor, RecordLimitReached, Storage
 
 
 class Own(SQLModel, registry=registry()):
@@ -394,3 +394,26 @@ def test_a_decimal_keeps_more_digits_than_python_computes_with(make_database, op
     value = Decimal("1234567890123456789012345678.0123456789")
     assert measures.get(measures.insert(Measure(value=value)).id).value == value
     assert trail(storage)[0].after["value"] == str(value)
+
+
+# A limit of records
+
+
+@pytest.mark.parametrize("in_transaction", [False, True])
+@pytest.mark.parametrize("hooked", [False, True])
+def test_an_insert_beyond_the_limit_of_live_records_is_refused_and_stores_nothing(users, in_transaction, hooked):
+    if hooked:
+        users.before_insert()(lambda session, instance: None)
+    users.insert_many([User(name=name, email=f"{name}@x.com") for name in "abc"], max_records=3)
+    users.delete(1)
+    users.insert(User(name="d", email="d@x.com"), max_records=3)
+    refused = User(name="e", email="e@x.com")
+    with users.storage.transaction() if in_transaction else contextlib.nullcontext():
+        for instances in ([refused], [User(name="f", email="f@x.com"), User(name="g", email="g@x.com")]):
+            with pytest.raises(RecordLimitReached, match="Max 3 records allowed for users"):
+                users.insert_many(instances, max_records=3)
+    assert names(users.all()) == ["b", "c", "d"]
+    assert [row.operation for row in trail(users.storage)] == [*["create"] * 3, "soft_delete", "create"]
+    # As it was: the caller may make room and try again.
+    assert refused.id is None
+    assert users.insert(refused, max_records=4).id is not None

@@ -18,7 +18,7 @@ from sqlmodel import Session, select
 
 from vstorage_core.audit import AuditLog, acting_as, check_actor, stored_values
 from vstorage_core.database import default_storage
-from vstorage_core.direct import DirectRows
+from vstorage_core.direct import DirectRows, require_room
 from vstorage_core.errors import (
     ConfigurationError,
     ConstraintViolation,
@@ -274,41 +274,47 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
 
     # Writes
 
-    def insert(self, instance: ModelT, *, actor: str | None = None) -> ModelT:
+    def insert(self, instance: ModelT, *, actor: str | None = None, max_records: int | None = None) -> ModelT:
         """Store a new record; returns it with its key and what the database filled in.
 
         Args:
             instance: Not stored yet.
             actor: Who does it; default: whom `acting_as` names, else "internal".
+            max_records: Refuse it if there would be more live records then, whoever else inserts at the same time.
 
         Raises:
+            RecordLimitReached: There are `max_records` already.
             InvalidRecord: The model does not allow its values.
             ConstraintViolation: The database refuses it, e.g. because a unique value is taken.
             InvalidInput: It is stored already (use `save`), or the actor cannot be one.
             StorageUnavailable: The database is locked, full or unreachable.
         """
-        return self.insert_many([instance], actor=actor)[0]
+        return self.insert_many([instance], actor=actor, max_records=max_records)[0]
 
     @_run_again
-    def insert_many(self, instances: Sequence[ModelT], *, actor: str | None = None) -> list[ModelT]:
+    def insert_many(
+        self, instances: Sequence[ModelT], *, actor: str | None = None, max_records: int | None = None
+    ) -> list[ModelT]:
         """Store new records, all or none; see `insert`."""
         new = list(instances)
         for instance in new:
             self._require_new(instance)
-        without_key = [instance for instance in new if self._key_of(instance) is None]
+        keys = [self._key_of(instance) for instance in new]
         try:
             is_hooked = self._hooked("insert")
-            if not is_hooked and self._insert_directly(new, actor):
+            if not is_hooked and self._insert_directly(new, keys, actor, max_records):
                 return new
             with self._write(actor) as session:
+                if max_records is not None:
+                    self.require_room(len(new), max_records)
                 for instance in new:
                     # Once more: one that was pending in the session has been stored meanwhile.
                     self._require_new(instance)
                     self._emit("before_insert", session, instance)
-                if not is_hooked or not self._insert_directly(new, actor):
+                if not is_hooked or not self._insert_directly(new, [self._key_of(instance) for instance in new], actor):
                     session.add_all(new)
                     session.flush()
-                    if len(without_key) < len(new):
+                    if any(key is not None for key in keys):
                         # PostgreSQL's sequence does not see keys that were given.
                         self.storage.advance_keys(self.record.mapper.local_table)
                 for instance in new:
@@ -316,16 +322,27 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         except BaseException as error:
             self._name_reference(error, map(self.record.values_of, new))
             # Nothing was stored: the next try must not insist on the keys of this one.
-            for instance in without_key:
-                if inspect(instance).transient:
+            for instance, key in zip(new, keys, strict=True):
+                if key is None and inspect(instance).transient:
                     setattr(instance, self.record.key, None)
             raise
         return new
 
-    def _insert_directly(self, instances: Sequence[ModelT], actor: str | None) -> bool:
-        keys = [key for key in map(self._key_of, instances) if key is not None]
+    def _insert_directly(
+        self, instances: Sequence[ModelT], keys: Sequence[Any], actor: str | None, max_records: int | None = None
+    ) -> bool:
         direct = self._direct(actor, instances, keys)
-        return direct is not None and direct.insert(instances, actor)
+        return direct is not None and direct.insert(instances, actor, max_records)
+
+    def require_room(self, count: int, max_records: int) -> None:
+        """Inside a transaction: let so many more live records be too many for nobody until it ends.
+
+        Raises:
+            RecordLimitReached: There would be more than `max_records`.
+            TransactionError: No transaction is open.
+        """
+        self.storage.lock(f"records of {self.component}")
+        require_room(self.component, self.count() + count, max_records)
 
     def save(self, instance: ModelT, *, actor: str | None = None) -> ModelT:
         """Store the record as it is: insert it if its key is new, else update what differs from the stored row.
@@ -527,9 +544,8 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         if session is not None:
             if not isinstance(session, StorageSession) or not session.is_clean:
                 return None
-            identity = self.record.mapper.identity_key_from_primary_key
             for key in keys if session.identity_map else ():
-                known = session.identity_map.get(identity((key,)))
+                known = session.identity_map.get(self.record.mapper.identity_key_from_primary_key((key,)))
                 if known is not None and all(known is not instance for instance in instances):
                     return None
         return direct

@@ -15,7 +15,7 @@ from sqlalchemy.orm.attributes import instance_state, set_committed_value
 from sqlmodel import SQLModel
 
 from vstorage_core.audit import Entry, audit_rows, update_operation
-from vstorage_core.errors import RecordDeleted
+from vstorage_core.errors import RecordDeleted, RecordLimitReached
 from vstorage_core.records import SOFT_DELETE_FIELD, RecordType, Values
 from vstorage_core.rows import RowPlan, collector_paused
 from vstorage_core.sessions import KEY_WAS_MADE, RowTransaction, Scope
@@ -23,6 +23,16 @@ from vstorage_core.storage import Storage
 
 if TYPE_CHECKING:
     from vstorage_core.accessor import ModelAccessor
+
+
+def require_room(component: str, wanted: int, max_records: int) -> None:
+    """Refuse more live records than there may be.
+
+    Raises:
+        RecordLimitReached: `wanted` are too many.
+    """
+    if wanted > max_records:
+        raise RecordLimitReached(f"Max {max_records} records allowed for {component}")
 
 
 class DirectRows:
@@ -44,7 +54,7 @@ class DirectRows:
         self._component = accessor.component
         self._audited = accessor.audited
 
-    def insert(self, instances: Sequence[SQLModel], actor: str | None) -> bool:
+    def insert(self, instances: Sequence[SQLModel], actor: str | None, max_records: int | None) -> bool:
         """Insert them; False, with nothing done, when a row needs a default of SQLAlchemy's."""
         with collector_paused(len(instances)):
             # Before the lock is taken: others may write meanwhile.
@@ -52,6 +62,9 @@ class DirectRows:
             if not all(map(self._plan.takes, rows)):
                 return False
             with self._storage.row_transaction(self._scope, len(rows)) as transaction:
+                if max_records is not None:
+                    count = self._plan.count(transaction.cursor, include_deleted=False)
+                    require_room(self._component, count + len(rows), max_records)
                 self._insert(transaction, rows, actor)
             for instance, values in zip(instances, rows, strict=True):
                 self._settle(transaction, instance, values, is_new=True)
@@ -140,7 +153,9 @@ class DirectRows:
         return stored is not None
 
     def _validated(self, given: Values) -> Values:
-        return {self._record.key: None, **self._record.validate(self._component, given)}
+        values = self._record.validate(self._component, given)
+        values.setdefault(self._record.key, None)
+        return values
 
     def _entry(self, operation: Any, before: Values, after: Values | None) -> Entry:
         snapshot = self._record.snapshot
@@ -164,7 +179,7 @@ class DirectRows:
         self._plan.settle(instance, values)
         if session is not None:
             self._plan.attach(instance, session)
-            current = session.get_nested_transaction() or session.get_transaction()
+            current = session._nested_transaction or session._transaction
             if is_new and current is not None:
                 # As after a flush: when the transaction is rolled back, the instance is a new one again.
                 current._new[state] = True

@@ -141,11 +141,11 @@ class LifecycleHooks:
 
     def _hooked(self, operation: str) -> bool:
         """Whether a hook or decorator waits for the operation."""
-        before, after = f"before_{operation}", f"after_{operation}"
-        if self._listeners.get(before) or self._listeners.get(after):
+        listeners = self._listeners
+        if listeners and (listeners.get(f"before_{operation}") or listeners.get(f"after_{operation}")):
             return True
         implements = self.storage.plugin_registry.implements
-        return implements(f"vstorage_{before}") or implements(f"vstorage_{after}")
+        return implements(f"vstorage_before_{operation}") or implements(f"vstorage_after_{operation}")
 
     def _emit(self, event: Event, session: Session, instance: SQLModel, **extra: Any) -> None:
         caller = getattr(self.storage.plugin_registry.hook, f"vstorage_{event}")

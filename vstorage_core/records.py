@@ -24,6 +24,7 @@ ModelT = TypeVar("ModelT", bound=SQLModel)
 SOFT_DELETE_FIELD = "deleted_at"
 
 Values = dict[str, Any]
+Converters = Mapping[str, Callable[[Any], Any]]
 # Python's default context rounds to 28 digits.
 _EXACT = Context(prec=1000)
 
@@ -36,6 +37,21 @@ def encode(value: Any) -> bytes:
 def encode_snapshot(values: Mapping[str, Any]) -> str:
     """A record's values as compact JSON."""
     return encode(values).decode()
+
+
+def converted(name: str, value: str, converters: Converters) -> str:
+    """The expression `value`, given to the converter of that name if there is one; for `compiled`."""
+    return f"convert_{name}({value})" if name in converters else value
+
+
+def compiled(source: str, converters: Converters) -> Callable[[Any], Any]:
+    """The function that the text says, which may use `converted` values.
+
+    Put together for a model's columns, as dataclasses does with `__init__`: a loop over them takes twice as long. Their
+    names are names of Python.
+    """
+    names = {f"convert_{name}": converter for name, converter in converters.items()}
+    return eval(source, names)  # type: ignore[no-any-return]  # noqa: S307
 
 
 class RecordType:
@@ -86,6 +102,12 @@ class RecordType:
         ]
         self._makes_key = self.fills_in(self.key)
         self._fields = frozenset(model.model_fields)
+        self._has_fields_only = self._fields.issuperset(self.columns)
+        items = ", ".join(f"{name!r}: values[{name!r}]" for name in self.columns)
+        self._all_values = compiled(f"lambda values: {{{items}}}", {})
+        known = {name: _unless_none(canonical) for name, canonical in self.canonical.items()}
+        items = ", ".join(f"{name!r}: {converted(name, f'values[{name!r}]', known)}" for name in self.columns)
+        self._all_canonical = compiled(f"lambda values: {{{items}}}", known)
         field = model.model_fields.get(self.key)
         self._key_adapter: TypeAdapter[Any] = TypeAdapter(field.annotation if field else Any)  # type: ignore[arg-type]
 
@@ -127,7 +149,10 @@ class RecordType:
     def values_of(self, instance: SQLModel) -> Values:
         """What the instance holds of its columns; nothing is loaded."""
         held = instance.__dict__
-        return {name: held[name] for name in self.columns if name in held}
+        try:
+            return self._all_values(held)  # type: ignore[no-any-return]
+        except KeyError:
+            return {name: held[name] for name in self.columns if name in held}
 
     def require_values(self, component: str, key: Any, given: Values) -> None:
         """Refuse to insert anew a record that was stored once and of which not all values are left.
@@ -156,6 +181,10 @@ class RecordType:
 
     def snapshot(self, values: Mapping[str, Any]) -> str:
         """The record's values as JSON, one spelling for equal values whether they come from Python or the database."""
+        try:
+            return encode_snapshot(self._all_canonical(values))
+        except KeyError:
+            pass
         plain = {name: values[name] for name in self.columns if name in values}
         for name, canonical in self.canonical.items():
             value = plain.get(name)
@@ -182,15 +211,22 @@ class RecordType:
         Raises:
             InvalidRecord: A value is missing or not allowed by the model's types, constraints or validators.
         """
-        fields = {name: value for name, value in values.items() if name in self._fields}
-        if self._makes_key and fields.get(self.key) is None:
+        if self._has_fields_only:
+            fields = dict(values)
+        else:
+            fields = {name: value for name, value in values.items() if name in self._fields}
+        is_complete = len(fields) == len(self._fields)
+        lacks_key = self._makes_key and fields.get(self.key) is None
+        if lacks_key:
             fields.pop(self.key, None)
         # A table model validates nothing in its constructor; its validator works on any instance of the class.
         scratch = self.model.__new__(self.model)
         try:
             self.model.__pydantic_validator__.validate_python(fields, self_instance=scratch)
             held = scratch.__dict__
-            valid = {name: held[name] for name in fields}
+            if is_complete and lacks_key:
+                held[self.key] = None
+            valid = held if is_complete else {name: held[name] for name in fields}
         except ValidationError as error:
             problems = [
                 problem
@@ -228,6 +264,10 @@ def _sorted_json(value: Any) -> str:
 def record_type(model: type[SQLModel]) -> RecordType:
     """What there is to know about `model`, worked out once."""
     return RecordType(model)
+
+
+def _unless_none(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else convert(value)
 
 
 def _canonical_form(column: Column[Any]) -> Callable[[Any], Any] | None:

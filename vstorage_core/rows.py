@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
 
@@ -20,7 +19,7 @@ from sqlalchemy.types import NULLTYPE
 from sqlmodel import SQLModel
 from sqlmodel.sql.sqltypes import UTCDateTime
 
-from vstorage_core.records import SOFT_DELETE_FIELD, RecordType, Values
+from vstorage_core.records import SOFT_DELETE_FIELD, Converters, RecordType, Values, compiled, converted
 
 # SQLite takes 999 parameters in old builds.
 CHUNK = 500
@@ -32,17 +31,14 @@ _INSTANCE_EVENTS = attrgetter("load", "refresh", "refresh_flush", "expire")
 _OWN_LISTENERS, _CLASS_LISTENERS = attrgetter("listeners"), attrgetter("parent_listeners")
 
 
-Converters = Mapping[str, Callable[[Any], Any]]
-
-
 class _Insert:
     """An INSERT of some columns, and how values by name become its parameters."""
 
     def __init__(self, table: str, columns: Mapping[str, Column[Any]], binds: Converters, dialect: Dialect) -> None:
         names = [dialect.identifier_preparer.format_column(column) for column in columns.values()]
         self.statement = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608
-        items = [_converted(name, f"values[{name!r}]", binds) for name in columns]
-        self.parameters = _function(f"lambda values: ({', '.join(items)},)", binds)
+        items = [converted(name, f"values[{name!r}]", binds) for name in columns]
+        self.parameters = compiled(f"lambda values: ({', '.join(items)},)", binds)
 
 
 class RowPlan:
@@ -50,6 +46,8 @@ class RowPlan:
 
     Attributes:
         values_of: Makes the driver's row of all columns, in the order of `record.columns`, the values by name.
+        takes: Whether the row of these values can be inserted as it is: SQLAlchemy puts a column's default in the place
+            of None.
     """
 
     def __init__(self, record: RecordType, dialect: Dialect) -> None:
@@ -70,11 +68,12 @@ class RowPlan:
             for name, column in record.columns.items()
             if (process := column.type.dialect_impl(dialect).result_processor(dialect, None)) is not None
         }
-        items = [f"{name!r}: {_converted(name, f'row[{place}]', loads)}" for place, name in enumerate(record.columns)]
-        self.values_of: Callable[[Sequence[Any]], Values] = _function(f"lambda row: {{{', '.join(items)}}}", loads)
+        items = [f"{name!r}: {converted(name, f'row[{place}]', loads)}" for place, name in enumerate(record.columns)]
+        self.values_of: Callable[[Sequence[Any]], Values] = compiled(f"lambda row: {{{', '.join(items)}}}", loads)
         self._json_forms = _json_forms(record, loads)
         self._rows_for_json: dict[tuple[str, ...], Callable[[Sequence[Any]], Values]] = {}
-        self._with_default = [name for name, column in record.columns.items() if column.default is not None]
+        with_default = [f"values[{name!r}]" for name, column in record.columns.items() if column.default is not None]
+        self.takes: Callable[[Values], bool] = compiled(f"lambda values: None not in [{', '.join(with_default)}]", {})
         self._insert = _Insert(self._table, record.columns, self._binds, dialect)
         others = {name: column for name, column in record.columns.items() if name != record.key}
         # Where the database makes the key of a row that has none.
@@ -88,10 +87,6 @@ class RowPlan:
         self._updates: dict[tuple[str, ...], str] = {}
         self._class = record.mapper.class_
         self._new_instance = record.mapper.class_manager.new_instance
-
-    def takes(self, values: Values) -> bool:
-        """Whether the row can be inserted as it is: SQLAlchemy puts a column's default in the place of None."""
-        return all(values[name] is not None for name in self._with_default)
 
     def bind(self, name: str, value: Any) -> Any:
         """The value as the driver takes it."""
@@ -166,8 +161,8 @@ class RowPlan:
             if len(self._rows_for_json) == 64:  # clients choose the names
                 self._rows_for_json.clear()
             forms = self._json_forms
-            items = [f"{name!r}: {_converted(name, f'row[{place}]', forms)}" for place, name in enumerate(chosen)]
-            convert = self._rows_for_json[chosen] = _function(f"lambda row: {{{', '.join(items)}}}", forms)
+            items = [f"{name!r}: {converted(name, f'row[{place}]', forms)}" for place, name in enumerate(chosen)]
+            convert = self._rows_for_json[chosen] = compiled(f"lambda row: {{{', '.join(items)}}}", forms)
         with collector_paused(len(rows)):
             return list(map(convert, rows))
 
@@ -192,27 +187,17 @@ class RowPlan:
     def settle(self, instance: SQLModel, values: Values) -> None:
         """Make the instance, which no session knows, a detached one of the stored row with these values."""
         state = instance_state(instance)
-        state.dict.update(values)
+        held = instance.__dict__
+        held.update(values)
         state.key = (self._class, (values[self._key_name],), None)
         # What make_transient_to_detached() does for an instance that lacks nothing.
-        state._commit_all(state.dict)
+        state._commit_all(held)
 
     def attach(self, instance: SQLModel, session: Session) -> None:
         """Add a detached instance to the session, as `add` does where nobody listens and nothing cascades."""
         state = instance_state(instance)
         session.identity_map.add(state)
         state.session_id = session.hash_key
-
-
-def _converted(name: str, value: str, converters: Converters) -> str:
-    return f"convert_{name}({value})" if name in converters else value
-
-
-def _function(source: str, converters: Converters) -> Callable[[Any], Any]:
-    # Put together for the model's columns, as dataclasses does with __init__: a loop over them takes twice as long.
-    # Their names are names of Python.
-    names = {f"convert_{name}": converter for name, converter in converters.items()}
-    return eval(source, names)  # type: ignore[no-any-return]  # noqa: S307
 
 
 def raw_columns(record: RecordType, names: Iterable[str]) -> list[ColumnElement[Any]]:
@@ -253,17 +238,19 @@ def _json_form(
     return convert_time
 
 
-@contextmanager
-def collector_paused(count: int) -> Iterator[None]:
+class collector_paused:  # a class, because a generator costs three times as much
     """Do not let Python's collector look again and again through so many rows and instances that all stay."""
-    if count < CHUNK or not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+
+    def __init__(self, count: int) -> None:
+        self._pauses = count >= CHUNK and gc.isenabled()
+
+    def __enter__(self) -> None:
+        if self._pauses:
+            gc.disable()
+
+    def __exit__(self, *_: object) -> None:
+        if self._pauses:
+            gc.enable()
 
 
 def is_plain(record: RecordType) -> bool:

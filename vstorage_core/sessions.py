@@ -7,10 +7,11 @@ transaction they are called in; one belongs to the thread and task that opened i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from operator import attrgetter
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
@@ -81,6 +82,10 @@ class StorageSession(Session):
         if not self.writing:
             self.backend.acquire_write(self.write_timeout_seconds)
             self.writing = True
+
+    def lose(self, error: BaseException) -> None:
+        """Refuse to commit the transaction: what the error left of it is not whole."""
+        self.info["lost"] = error
 
     @property
     def is_clean(self) -> bool:
@@ -187,7 +192,6 @@ class Scope:
     direct_rows: dict[Any, Any] = field(default_factory=dict)
 
 
-@dataclass(eq=False)
 class RowTransaction:
     """A write transaction for rows that no unit of work handles.
 
@@ -197,9 +201,34 @@ class RowTransaction:
         changes: Rows of the audit trail that have been written, for the commit listeners.
     """
 
-    cursor: Any
-    session: StorageSession | None
-    changes: list[Values]
+    def __init__(self, cursor: Any, session: StorageSession | None = None) -> None:
+        self.cursor = cursor
+        self.session = session
+        self.changes: list[Values] = []
+
+
+class JoinedRows(RowTransaction):
+    """A part of a session's transaction, in a context manager of the backend's that undoes it alone.
+
+    It is one, too: a class, because a generator costs three times as much.
+    """
+
+    session: StorageSession
+
+    def __init__(self, cursor: Any, session: StorageSession, undone: AbstractContextManager[None]) -> None:
+        super().__init__(cursor, session)
+        self._undone = undone
+
+    def __enter__(self) -> RowTransaction:
+        self._undone.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undone.__exit__(kind, error, trace)
+        if error is None:
+            self.session.changes += self.changes
 
 
 scopes: ContextVar[tuple[Scope, ...]] = ContextVar("vstorage_scopes", default=())

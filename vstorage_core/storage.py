@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -26,6 +26,7 @@ from vstorage_core.plugins import PluginRegistry
 from vstorage_core.records import Values, record_type
 from vstorage_core.rows import RowPlan, has_listeners, is_plain
 from vstorage_core.sessions import (
+    JoinedRows,
     RowTransaction,
     Scope,
     StorageSession,
@@ -289,32 +290,34 @@ class Storage:
             with backend.read_engine.connect() as connection:
                 yield connection
 
-    @contextmanager
-    def row_transaction(self, scope: Scope | None, row_count: int = 1) -> Iterator[RowTransaction]:
+    def row_transaction(self, scope: Scope | None, row_count: int = 1) -> AbstractContextManager[RowTransaction]:
         """`transaction` for so many rows with a `row_plan`, in the current scope; makes no session where none is open.
 
         One row is written by one statement, and its audit row by a second one.
         """
         if scope is None:
-            with self._open().row_transaction(self._write_timeout_seconds()) as cursor:
-                written = RowTransaction(cursor, None, [])
-                yield written
-            self._tell(written.changes)
-        elif scope.transactional:
-            session = scope.session
-            if not isinstance(session, StorageSession):
-                raise TransactionError("rows are written directly only in a session of the storage's own")
-            written = RowTransaction(session.row_cursor(), session, [])
-            if row_count > 1:
-                joined = self._backend.row_savepoint(written.cursor)
-            else:
-                joined = self._backend.row_statement(written.cursor, lambda error: session.info.update(lost=error))
-            with joined:
-                yield written
-            session.changes += written.changes
-        else:
-            with self.transaction(), self.row_transaction(scope, row_count) as written:
-                yield written
+            return self._own_row_transaction()
+        if not scope.transactional:
+            return self._first_row_transaction(scope, row_count)
+        session = scope.session
+        if not isinstance(session, StorageSession):
+            raise TransactionError("rows are written directly only in a session of the storage's own")
+        cursor = session.row_cursor()
+        if row_count > 1:
+            return JoinedRows(cursor, session, self._backend.row_savepoint(cursor))
+        return JoinedRows(cursor, session, self._backend.row_statement(cursor, session.lose))
+
+    @contextmanager
+    def _own_row_transaction(self) -> Iterator[RowTransaction]:
+        with self._open().row_transaction(self._write_timeout_seconds()) as cursor:
+            written = RowTransaction(cursor)
+            yield written
+        self._tell(written.changes)
+
+    @contextmanager
+    def _first_row_transaction(self, scope: Scope, row_count: int) -> Iterator[RowTransaction]:
+        with self.transaction(), self.row_transaction(scope, row_count) as written:
+            yield written
 
     def _write_timeout_seconds(self) -> float | None:
         """How long a new scope may wait for its turn to write; None: as configured."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Annotated, Any, Literal
 
 import sqlalchemy
@@ -128,15 +128,13 @@ class Backend:
         raise NotImplementedError
         yield
 
-    @contextmanager
-    def row_statement(self, cursor: Any, half_done: Callable[[BaseException], object]) -> Iterator[None]:
+    def row_statement(self, cursor: Any, half_done: Callable[[BaseException], object]) -> AbstractContextManager[None]:
         """One statement that may be refused, and what must follow it; without a savepoint.
 
         Args:
             half_done: Called when it was carried out and what must follow was not; the transaction must not commit.
         """
         raise NotImplementedError
-        yield
 
     @contextmanager
     def row_reader(self, connection: Connection | None = None) -> Iterator[Any]:

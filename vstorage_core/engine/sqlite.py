@@ -8,7 +8,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import datetime
 from decimal import Context, Decimal
 from pathlib import Path
@@ -199,18 +199,10 @@ class SqliteBackend(Backend):
                     cursor.execute("RELEASE vstorage_rows")
                 raise
 
-    @contextmanager
-    def row_statement(self, cursor: sqlite3.Cursor, half_done: Callable[[BaseException], object]) -> Iterator[None]:
-        # In a savepoint SQLite copies every page before it changes it, which costs more than the two rows. It undoes a
-        # statement that fails by itself; only a full disk or an interrupt can come between a row and its audit row.
-        before = cursor.connection.total_changes
-        try:
-            with translated():
-                yield
-        except BaseException as error:
-            if cursor.connection.total_changes != before or not cursor.connection.in_transaction:
-                half_done(error)
-            raise
+    def row_statement(
+        self, cursor: sqlite3.Cursor, half_done: Callable[[BaseException], object]
+    ) -> AbstractContextManager[None]:
+        return _RowStatement(cursor.connection, half_done)
 
     @contextmanager
     def row_reader(self, connection: Connection | None = None) -> Iterator[sqlite3.Cursor]:
@@ -285,6 +277,22 @@ def _warn_about_file_system(path: Path) -> None:
             path,
             mounted,
         )
+
+
+class _RowStatement(translated):
+    # In a savepoint SQLite copies every page before it changes it, which costs more than the two rows. It undoes a
+    # statement that fails by itself; only a full disk or an interrupt can come between a row and its audit row.
+
+    def __init__(self, connection: sqlite3.Connection, half_done: Callable[[BaseException], object]) -> None:
+        self._connection = connection
+        self._half_done = half_done
+        self._changes_before = connection.total_changes
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        connection = self._connection
+        if error is not None and not (connection.total_changes == self._changes_before and connection.in_transaction):
+            self._half_done(error)
+        super().__exit__(kind, error, trace)
 
 
 class _SqliteDateTime(DATETIME):

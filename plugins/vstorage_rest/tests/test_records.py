@@ -26,6 +26,50 @@ def test_getting_what_does_not_exist_is_404(client):
     assert (answer.status_code, answer.json()) == (404, {"detail": "Not found"})
 
 
+# FastAPI looks at what has an unknown parameter or a charset; the other requests take a shortcut.
+WAYS = [("", "application/json"), ("?x=1", "application/json; charset=utf-8")]
+BODIES = [
+    b'{"name": 5, "email": "ben@example.com"}',
+    b'{"name": "Ben", "email": "ben@example.com", "nothing": 1}',
+    b'{"name": "Ben", "email": "ben@example.com", "age": NaN}',
+    b'{"name": "a\\u0000", "email": "\\ud800"}',
+    b'{"name": "Ben"', b"", b"{}", b"[]", b"null", b"\xff", b"[" * 100_000,
+    b'{"name": "Ben", "email": "ben@example.com", "deleted_at": null}',
+    b'{"name": "Ben", "email": "ben@example.com"}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path"), [
+    ("POST", "/users/"), ("PUT", "/users/1"), ("PUT", "/users/7"), ("PUT", "/users/x"),
+    ("PATCH", "/users/1"), ("PATCH", "/users/7"), ("PATCH", "/users/x"),
+])  # fmt: skip
+def test_plain_requests_are_answered_and_audited_as_those_that_fastapi_looks_at(
+    open_machine, make_database, method, path
+):
+    seen = []
+    for query, media_type in WAYS:
+        machine = open_machine(make_database("sqlite"))
+        machine.users.insert(User(**ANA))
+        answers = []
+        for body in BODIES:
+            headers = {"Content-Type": media_type}
+            answer = machine.client.request(method, f"{path}{query}", content=body, headers=headers)
+            told = [answer.headers.get(name) for name in ("etag", "location", "content-type")]
+            answers.append((answer.status_code, answer.json(), told))
+        rows = machine.client.get("/db/audit").json()
+        answers += [[row[name] for name in ("operation", "actor", "actor_source", "before", "after")] for row in rows]
+        seen.append(answers)
+    plain, looked_at = seen
+    assert plain == looked_at
+
+
+@pytest.mark.parametrize("headers", [{"X-User": ""}, {"X-User": "a\tb"}, {"Origin": "http://elsewhere"}])
+def test_a_plain_request_of_somebody_who_may_not_is_refused(client, headers):
+    for method, path in (("POST", "/users/"), ("PUT", "/users/1")):
+        assert client.request(method, path, json=ANA, headers=headers).status_code in (400, 403)
+    assert client.get("/users/").json() == []
+
+
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
 def test_the_fields_sent_replace_and_the_rest_stays(machine, client, method):
     client.post("/users/", json={**ANA, "age": 40})

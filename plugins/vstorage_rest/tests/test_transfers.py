@@ -219,13 +219,16 @@ def test_an_upload_that_tells_that_it_is_too_large_is_refused_before_it_is_sent(
         assert client.recv(20).startswith(b"HTTP/1.1 413")
 
 
+TOO_LARGE = "The body is larger than 1,000 bytes; the setting rest.max_body_bytes says how large it may be"
+
+
 def test_a_json_body_that_is_too_large_is_413_whether_its_length_is_told_or_not(open_machine, make_database):
     machine = open_machine(make_database("sqlite"), config={"rest": {"max_body_bytes": 1000}})
     body = b'{"name": "%s", "email": "a@x"}' % (b"x" * 1000)
     headers = {"Content-Type": "application/json"}
     for content in (body, iter([body[:500], body[500:]])):
         answer = machine.client.post("/users/", content=content, headers=headers)
-        assert (answer.status_code, answer.json()) == (413, {"detail": "The body is larger than 1,000 bytes"})
+        assert (answer.status_code, answer.json()) == (413, {"detail": TOO_LARGE})
 
 
 def test_a_client_that_goes_away_in_the_middle_of_an_upload_leaves_no_trace(machine, caplog):

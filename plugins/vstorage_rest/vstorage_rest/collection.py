@@ -1,15 +1,17 @@
 """What the modules that add routes for one accessor share: its router, its types, its names."""
 
 # No `from __future__ import annotations`: the types are made here and read by FastAPI.
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Query, Request
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from vstorage_core import ConfigurationError, ModelAccessor
-from vstorage_rest.access import Caller, admission_for, caller_for
+from vstorage_rest.access import Caller, admission_for, asks_plugins, caller_for
 from vstorage_rest.json_types import UtcByDefault
 from vstorage_rest.resource import Resource
 from vstorage_rest.routes import guarded_route, in_turn
@@ -41,6 +43,11 @@ IdempotencyKey = Annotated[
 ]
 
 
+# Headers that say more about a write than whose it is.
+_LOOKED_AT = frozenset({b"idempotency-key", b"if-match", b"if-none-match", b"x-reason"})
+PayloadT = TypeVar("PayloadT", bound=BaseModel)
+
+
 @dataclass(frozen=True)
 class Collection:
     """The records of one accessor under one path.
@@ -48,24 +55,50 @@ class Collection:
     Attributes:
         plural: For operation ids: `list_{plural}`.
         singular: For operation ids: `create_{singular}`.
-        admit: Gives the `Caller` and refuses who may not read.
-        reader: The same as a FastAPI dependency.
-        writer: The same for writes.
+        admit_reader: Gives the `Caller` and refuses who may not read.
+        admit_writer: The same for writes.
+        reader: `admit_reader` as a FastAPI dependency.
+        writer: `admit_writer` as a FastAPI dependency.
         read_in_turn: Decorates endpoints that read many records.
         write_in_turn: Decorates endpoints that write.
         Key: Annotation of the key in a path.
+        key_adapter: Checks such a key.
     """
 
     router: APIRouter
     resource: Resource[Any]
     plural: str
     singular: str
-    admit: Callable[[Request], Caller]
+    admit_reader: Callable[[Request], Caller]
+    admit_writer: Callable[[Request], Caller]
     reader: Any
     writer: Any
     read_in_turn: Callable[..., Any]
     write_in_turn: Callable[..., Any]
     Key: Any
+    key_adapter: TypeAdapter[Any]
+
+    async def plain_payload(self, request: Request, schema: type[PayloadT]) -> PayloadT | None:
+        """The body of a request to write that has nothing else to look at; None for all others, and for a body that is
+        not as it should be."""
+        scope = request.scope
+        if scope["query_string"] or asks_plugins(self.resource.storage):
+            return None
+        if request.headers.get("content-type") != "application/json" or not _LOOKED_AT.isdisjoint(
+            name for name, _ in scope["headers"]
+        ):
+            return None
+        try:
+            return schema.model_validate(json.loads(await request.body()))
+        except (ValueError, RecursionError):
+            return None
+
+    def plain_key(self, request: Request) -> Any:
+        """The key in the request's path; None where it cannot be one."""
+        try:
+            return self.key_adapter.validate_python(request.path_params["record_id"])
+        except ValidationError:
+            return None
 
     @property
     def max_page_size(self) -> int:
@@ -85,6 +118,7 @@ def collection_of(accessor: ModelAccessor[Any], max_records: int | None) -> Coll
     plural = re.sub(r"\W", "_", component)
     model = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", accessor.model.__name__).lower()
 
+    Key = key_annotation(accessor.record)
     return Collection(
         router=APIRouter(
             prefix=f"/{component}",
@@ -95,12 +129,14 @@ def collection_of(accessor: ModelAccessor[Any], max_records: int | None) -> Coll
         plural=plural,
         # The model's name only where it is the component's singular: two components may share a model.
         singular=model if plural in _plurals_of(model) else plural,
-        admit=admission_for(lambda: accessor.storage, "records.read", component),
+        admit_reader=admission_for(lambda: accessor.storage, "records.read", component),
+        admit_writer=admission_for(lambda: accessor.storage, "records.write", component, writes=True),
         reader=Depends(caller_for(lambda: accessor.storage, "records.read", component)),
         writer=Depends(caller_for(lambda: accessor.storage, "records.write", component, writes=True)),
         read_in_turn=in_turn(lambda: accessor.storage, "reading"),
         write_in_turn=in_turn(lambda: accessor.storage, "writing"),
-        Key=key_annotation(accessor.record),
+        Key=Key,
+        key_adapter=TypeAdapter(Key),
     )
 
 

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from sqlalchemy import JSON, ColumnElement, LargeBinary, select
 
-from vstorage_core import ModelAccessor, RecordLimitReached, Storage
+from vstorage_core import ModelAccessor, Storage
 from vstorage_core.records import SOFT_DELETE_FIELD, ModelT, Values, encode
 from vstorage_rest.queries import ListStatement
 from vstorage_rest.schemas import create_schema, visible_fields
@@ -154,14 +154,11 @@ class Resource(Generic[ModelT]):
             RecordLimitReached: They do not.
         """
         if self.max_records is not None:
-            self.storage.lock(f"records of {self.accessor.component}")
-            if self.accessor.count() + count > self.max_records:
-                raise RecordLimitReached(f"Max {self.max_records} records allowed for {self.accessor.component}")
+            self.accessor.require_room(count, self.max_records)
 
     def create(self, fields: Mapping[str, Any]) -> Any:
-        """Insert a record of these fields; returns its key. Inside a transaction where there is a limit."""
-        self.require_room()
-        instance = self.accessor.insert(self.accessor.model(**fields))
+        """Insert a record of these fields; returns its key."""
+        instance = self.accessor.insert(self.accessor.model(**fields), max_records=self.max_records)
         return getattr(instance, self.record.key)
 
     def sent(self, payload: BaseModel) -> dict[str, Any]:

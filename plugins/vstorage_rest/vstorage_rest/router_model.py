@@ -1,14 +1,13 @@
 """The CRUD routes of one accessor."""
 
 # No `from __future__ import annotations`: FastAPI resolves the annotations of functions inside functions here.
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, HTTPException, Request, Response
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
-from starlette.types import Scope
 
 from vstorage_core import Exporter, ModelAccessor
 from vstorage_core.records import ModelT, encode
@@ -24,12 +23,12 @@ from vstorage_rest.collection import (
 )
 from vstorage_rest.failures import declared, described
 from vstorage_rest.idempotency import run_once
-from vstorage_rest.queries import ListStatement, QueryParameters, checked, links, list_query
+from vstorage_rest.queries import ListStatement, QueryParameters, links, list_query
 from vstorage_rest.resource import is_deleted, matches
 from vstorage_rest.router_batch import add_batch
 from vstorage_rest.router_export import add_export
 from vstorage_rest.router_history import add_history, state_at
-from vstorage_rest.routes import route_for
+from vstorage_rest.routes import with_shortcut
 from vstorage_rest.schemas import create_schema, read_schema, update_schema
 
 # A type of its own, because what `application/json` answers has every field.
@@ -66,51 +65,18 @@ def build_crud_router(
     """
     collection = collection_of(accessor, max_records)
     files = [exporter for exporter in exporters if exporter.table is not None]
-    # FastAPI looks at one route after the other, so what is asked most comes first.
-    _add_plain_read(collection, {"batch", *(exporter.table.filename for exporter in files if exporter.table)})
     # Before what takes `batch` for a key.
     add_batch(collection)
     for exporter in files:
         add_export(collection, exporter)
+    # FastAPI looks at one route after the other, so what is asked most comes first.
+    _add_get(collection)
     _add_list(collection)
     _add_create(collection)
-    _add_get(collection)
     _add_changes(collection)
     if accessor.audited:
         add_history(collection)
     return collection.router
-
-
-def _add_plain_read(collection: Collection, other_paths: Set[str]) -> None:
-    """`GET /{record_id}` with nothing but a key, which is what machines poll with.
-
-    What FastAPI does for each parameter, and the way to a thread and back, cost four times the read. So here nothing is
-    declared, and where nothing can keep the event loop waiting it reads the row itself. `get_record` answers the
-    requests that have parameters, and documents both.
-    """
-    resource = collection.resource
-    Key: TypeAdapter[Any] = TypeAdapter(collection.Key)
-
-    def is_plain(scope: Scope) -> bool:
-        return not scope["query_string"] and scope["path"].rpartition("/")[2] not in other_paths
-
-    def read(request: Request) -> Response:
-        collection.admit(request)
-        key = checked(Key, request.path_params["record_id"], "path", "record_id")
-        return _unless_known(resource.respond(resource.existing(key)), request.headers.get("if-none-match"))
-
-    async def get_plain(request: Request) -> Response:
-        if resource.reads_at_once() and not asks_plugins(resource.storage):
-            return read(request)
-        return await run_in_threadpool(read, request)
-
-    collection.router.add_api_route(
-        # Spelled otherwise, lest `bootstrap` takes it for a clash with the documented one.
-        "/{record_id:str}",
-        get_plain,
-        include_in_schema=False,
-        route_class_override=route_for(is_plain, collection.router.route_class),
-    )
 
 
 def _unless_known(response: Response, if_none_match: str | None) -> Response:
@@ -118,6 +84,46 @@ def _unless_known(response: Response, if_none_match: str | None) -> Response:
     if if_none_match is not None and matches(if_none_match, response.headers["etag"], weakly=True):
         return Response(status_code=304, headers={"ETag": response.headers["etag"]})
     return response
+
+
+def _add_get(collection: Collection) -> None:
+    router, resource = collection.router, collection.resource
+    reader, Key = collection.reader, collection.Key
+
+    async def get_plain(request: Request) -> Response | None:
+        # What machines poll with.
+        key = None if request.scope["query_string"] else collection.plain_key(request)
+        if key is None:
+            return None
+
+        def read() -> Response:
+            collection.admit_reader(request)
+            return _unless_known(resource.respond(resource.existing(key)), request.headers.get("if-none-match"))
+
+        if resource.reads_at_once() and not asks_plugins(resource.storage):
+            # The way to a thread and back costs more than the read.
+            return read()
+        return await run_in_threadpool(read)
+
+    @router.get(
+        "/{record_id}",
+        operation_id=f"get_{collection.singular}",
+        response_model=read_schema(resource.record),
+        responses={200: _WITH_ETAG, 304: {"description": "Not changed", **_WITH_ETAG}, **declared(404)},
+    )
+    @with_shortcut(get_plain)
+    def get_record(
+        caller: Annotated[Caller, reader],
+        record_id: Key,
+        include_deleted: IncludeDeleted = False,
+        as_of: AsOf = None,
+        if_none_match: IfNoneMatch = None,
+    ) -> Response:
+        """Get one record, as it is or as its audit trail says that it was."""
+        if as_of is not None:
+            return state_at(collection, record_id, as_of, include_deleted=include_deleted)
+        response = resource.respond(resource.existing(record_id, include_deleted=include_deleted))
+        return _unless_known(response, if_none_match)
 
 
 def _add_list(collection: Collection) -> None:
@@ -130,6 +136,12 @@ def _add_list(collection: Collection) -> None:
     def statement_of(query_string: bytes, max_page_size: int) -> ListStatement:
         return ListStatement(resource.record, parameters.read(query_string), max_page_size)
 
+    async def list_plain(request: Request) -> Response | None:
+        if asks_plugins(resource.storage):
+            return None
+        response: Response = await list_records(request=request, caller=collection.admit_reader(request))
+        return response
+
     @router.get(
         "/",
         operation_id=f"list_{collection.plural}",
@@ -140,6 +152,7 @@ def _add_list(collection: Collection) -> None:
         },
         openapi_extra=parameters.openapi(),
     )
+    @with_shortcut(list_plain)
     @collection.read_in_turn
     def list_records(request: Request, caller: Annotated[Caller, reader]) -> Response:
         """List the records, ordered by key unless told otherwise; `Link` leads to the next page."""
@@ -160,33 +173,17 @@ def _add_list(collection: Collection) -> None:
         return Response(encode(page), 200, headers, media_type)
 
 
-def _add_get(collection: Collection) -> None:
-    router, resource = collection.router, collection.resource
-    reader, Key = collection.reader, collection.Key
-
-    @router.get(
-        "/{record_id}",
-        operation_id=f"get_{collection.singular}",
-        response_model=read_schema(resource.record),
-        responses={200: _WITH_ETAG, 304: {"description": "Not changed", **_WITH_ETAG}, **declared(404)},
-    )
-    def get_record(
-        caller: Annotated[Caller, reader],
-        record_id: Key,
-        include_deleted: IncludeDeleted = False,
-        as_of: AsOf = None,
-        if_none_match: IfNoneMatch = None,
-    ) -> Response:
-        """Get one record, as it is or as its audit trail says that it was."""
-        if as_of is not None:
-            return state_at(collection, record_id, as_of, include_deleted=include_deleted)
-        response = resource.respond(resource.existing(record_id, include_deleted=include_deleted))
-        return _unless_known(response, if_none_match)
-
-
 def _add_create(collection: Collection) -> None:
     router, resource, writer = collection.router, collection.resource, collection.writer
     Create = create_schema(resource.record)
+
+    async def create_plain(request: Request) -> Response | None:
+        payload = await collection.plain_payload(request, Create)
+        if payload is None:
+            return None
+        caller = collection.admit_writer(request)
+        response: Response = await create_record(request=request, caller=caller, payload=payload)
+        return response
 
     @router.post(
         "/",
@@ -195,6 +192,7 @@ def _add_create(collection: Collection) -> None:
         status_code=201,
         responses={201: {"headers": described("ETag", "Location")}, **declared(400, 409, 413)},
     )
+    @with_shortcut(create_plain)
     @collection.write_in_turn
     def create_record(
         request: Request,
@@ -209,8 +207,7 @@ def _add_create(collection: Collection) -> None:
             return resource.respond_stored(key, 201, {"Location": resource.location(request.url.path, key)})
 
         with caller.acting():
-            if idempotency_key is None and resource.max_records is None:
-                # An insert is a transaction of its own, and needs no session then.
+            if idempotency_key is None:
                 return create()
             return run_once(resource.storage, request, caller, idempotency_key, [payload], create)
 
@@ -219,6 +216,20 @@ def _add_changes(collection: Collection) -> None:
     router, resource, accessor = collection.router, collection.resource, collection.resource.accessor
     writer, Key, singular = collection.writer, collection.Key, collection.singular
     Read, Update = read_schema(resource.record), update_schema(resource.record)
+
+    def changing(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+        endpoint = collection.write_in_turn(endpoint)
+
+        async def change_plain(request: Request) -> Response | None:
+            key = collection.plain_key(request)
+            payload = None if key is None else await collection.plain_payload(request, Update)
+            if payload is None:
+                return None
+            caller = collection.admit_writer(request)
+            response: Response = await endpoint(request=request, caller=caller, record_id=key, payload=payload)
+            return response
+
+        return with_shortcut(change_plain)(endpoint)
 
     @router.put(
         "/{record_id}",
@@ -230,7 +241,7 @@ def _add_changes(collection: Collection) -> None:
             **declared(400, 404, 409, 412, 413),
         },
     )
-    @collection.write_in_turn
+    @changing
     def put_record(
         request: Request,
         caller: Annotated[Caller, writer],
@@ -241,15 +252,19 @@ def _add_changes(collection: Collection) -> None:
     ) -> Response:
         """Change the fields sent of an existing record, or create it with this key; `If-None-Match: *` only creates."""
         fields = resource.changes(payload)
-        with caller.acting(), resource.storage.transaction():
-            stored = resource.find(record_id, lock=True)
-            resource.check_preconditions(stored, if_match, if_none_match)
-            if stored is None:
-                fields = {**fields, resource.record.key: record_id}
-                resource.require_complete(fields)
-                resource.create(fields)
-                return resource.respond_stored(record_id, 201, {"Location": request.url.path})
-            return _update(collection, record_id, fields)
+        with caller.acting():
+            # An update without conditions is a transaction of its own, and needs no session.
+            if if_match is if_none_match is None and accessor.update(record_id, **fields) is not None:
+                return resource.respond_stored(record_id)
+            with resource.storage.transaction():
+                stored = resource.find(record_id, lock=True)
+                resource.check_preconditions(stored, if_match, if_none_match)
+                if stored is None:
+                    fields = {**fields, resource.record.key: record_id}
+                    resource.require_complete(fields)
+                    resource.create(fields)
+                    return resource.respond_stored(record_id, 201, {"Location": request.url.path})
+                return _update(collection, record_id, fields)
 
     @router.patch(
         "/{record_id}",
@@ -257,15 +272,22 @@ def _add_changes(collection: Collection) -> None:
         response_model=Read,
         responses={200: _WITH_ETAG, **declared(400, 404, 409, 412, 413)},
     )
-    @collection.write_in_turn
+    @changing
     def update_record(
-        caller: Annotated[Caller, writer], record_id: Key, payload: Annotated[Update, Body()], if_match: IfMatch = None
+        request: Request,
+        caller: Annotated[Caller, writer],
+        record_id: Key,
+        payload: Annotated[Update, Body()],
+        if_match: IfMatch = None,
     ) -> Response:
         """Change the fields sent of an existing record."""
         fields = resource.changes(payload)
-        with caller.acting(), resource.storage.transaction():
-            resource.check_preconditions(resource.existing(record_id, lock=True), if_match)
-            return _update(collection, record_id, fields)
+        with caller.acting():
+            if if_match is None and accessor.update(record_id, **fields) is not None:
+                return resource.respond_stored(record_id)
+            with resource.storage.transaction():
+                resource.check_preconditions(resource.existing(record_id, lock=True), if_match)
+                return _update(collection, record_id, fields)
 
     @router.delete(
         "/{record_id}",
