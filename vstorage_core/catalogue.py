@@ -40,17 +40,19 @@ class Catalogue:
     def exporters(self) -> dict[str, Exporter]:
         """By name."""
         contributed = self._collect("vstorage_register_exporters", Exporter)
-        tables = [(plugin, exporter.table) for plugin, exporter in contributed if exporter.table is not None]
+        by_name = refuse_duplicates("exporter", contributed, lambda exporter: exporter.name)
         refuse_duplicates("export file", contributed, lambda exporter: exporter.filename)
+        tables = [(plugin, exporter.table) for plugin, exporter in contributed if exporter.table is not None]
         refuse_duplicates("export file of a table", tables, lambda table: table.filename)
-        return refuse_duplicates("exporter", contributed, lambda exporter: exporter.name)
+        return by_name
 
     @property
     def importers(self) -> dict[str, Importer]:
         """By name."""
         contributed = self._collect("vstorage_register_importers", Importer)
+        by_name = refuse_duplicates("importer", contributed, lambda importer: importer.name)
         refuse_duplicates("import path", contributed, lambda importer: importer.path)
-        return refuse_duplicates("importer", contributed, lambda importer: importer.name)
+        return by_name
 
     @property
     def health_checks(self) -> dict[str, HealthCheck]:
