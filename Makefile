@@ -6,13 +6,16 @@ PLUGINS := $(wildcard plugins/*)
 LOCAL := -e . $(PLUGINS:%=-e ./%) -e ./examples/vstorage_hello
 PROJECTS := pyproject.toml $(PLUGINS:%=%/pyproject.toml) examples/vstorage_hello/pyproject.toml constraints.txt
 
+# Empty is unset: tests start many processes, and each would compile every module that it imports.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test soak fuzz bench lint docs reference wheels local constraints clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python examples/machine.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -s -m soak
@@ -43,20 +46,21 @@ reference: $(VENV)/.dev
 
 wheels: $(VENV)/.dev
 	rm -rf dist
-	for project in . $(PLUGINS); do $(BIN)/python -m build --wheel --outdir dist $$project || exit 1; done
+	for project in . $(PLUGINS); do $(BIN)/python -m build --wheel --no-isolation --outdir dist $$project || exit 1; done
 
 # What pip must be told, because our plugins are in no index.
 local:
 	@printf '%s\n' '$(LOCAL)'
 
+# With hatchling there already; else pip makes an environment to build each of our projects in.
 $(VENV)/.runtime: $(PROJECTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(LOCAL)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' 'hatchling>=1.27'
+	$(BIN)/python -m pip install --quiet --no-build-isolation --constraint constraints.txt $(LOCAL)
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(LOCAL) --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
 	touch $@
 
 $(VENV)/.fuzz: $(VENV)/.dev

