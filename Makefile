@@ -52,10 +52,10 @@ wheels: $(VENV)/.dev
 local:
 	@printf '%s\n' '$(LOCAL)'
 
-# With hatchling there already; else pip makes an environment to build each of our projects in.
+# With what builds our projects there already; else pip makes an environment to build each of them in.
 $(VENV)/.runtime: $(PROJECTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' 'hatchling>=1.27'
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' 'hatchling>=1.27' editables
 	$(BIN)/python -m pip install --quiet --no-build-isolation --constraint constraints.txt $(LOCAL)
 	touch $@
 
