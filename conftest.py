@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -119,9 +120,14 @@ def make_database(tmp_path: Path) -> Iterator[Callable[[str], str]]:
         _administer(server, f"DROP DATABASE {name}" + (" WITH (FORCE)" if "postgresql" in server.drivername else ""))
 
 
+@functools.cache
+def _administrator(server: sqlalchemy.URL) -> sqlalchemy.Engine:
+    # One per process, because the first connection of an engine asks the server a dozen things.
+    return sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
+
+
 def _administer(server: sqlalchemy.URL, statement: str) -> None:
-    engine = sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
-    with engine.connect() as connection:
+    with _administrator(server).connect() as connection:
         connection.exec_driver_sql(statement)
 
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import vstorage_core
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +33,7 @@ def run(*arguments: str | Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.sources
 def test_the_site_builds_without_a_warning_and_fetches_nothing_from_elsewhere(tmp_path):
     site = tmp_path / "site"
     run("-m", "sphinx", "-c", "docs", "--fail-on-warning", "--keep-going", "-d", tmp_path / "doctrees", ".", site)

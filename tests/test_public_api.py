@@ -161,6 +161,7 @@ def test_documents_name_no_hook_that_does_not_exist(path):
 # Layers and types
 
 
+@pytest.mark.sources
 def test_the_layers_hold():
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)

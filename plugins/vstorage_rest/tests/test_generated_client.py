@@ -41,7 +41,7 @@ def run(folder, *command):
 
 
 def test_a_generated_client_is_typed_and_works(tmp_path, address):
-    (tmp_path / "openapi.json").write_bytes(httpx.get(f"{address}/openapi.json").content)
+    (tmp_path / "openapi.json").write_bytes(httpx.get(f"{address}/openapi.json", timeout=60).content)
     (tmp_path / "generator.yml").write_text(CONFIGURATION)
     generate = ["-m", "openapi_python_client", "generate", "--meta=none", "--fail-on-warning"]
     run(tmp_path, *generate, "--path=openapi.json", "--config=generator.yml", "--output-path=filling_machine_client")
