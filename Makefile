@@ -25,8 +25,8 @@ FUZZ ?= --max-examples 10 --generation-deterministic
 fuzz: $(VENV)/.fuzz
 	.ci/fuzz $(BIN) $(FUZZ)
 
-# BENCH=--short takes minutes.
-bench: $(VENV)/.dev
+# BENCH=--short takes a minute or two.
+bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(BENCH)
 
 lint: $(VENV)/.dev
@@ -67,10 +67,14 @@ $(VENV)/.fuzz: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group fuzz
 	touch $@
 
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
+	touch $@
+
 # Names and versions only, for every Python and platform; needs uv.
 constraints:
 	uv pip compile --universal --python-version 3.10 --no-header --no-annotate --no-emit-package vstorage-core --no-emit-package vstorage-hello \
-	  $(PLUGINS:plugins/vstorage_%=--no-emit-package vstorage-%) --group dev --group fuzz --output-file constraints.txt --upgrade pyproject.toml
+	  $(PLUGINS:plugins/vstorage_%=--no-emit-package vstorage-%) --group dev --group fuzz --group bench --output-file constraints.txt --upgrade pyproject.toml
 
 clean:
 	rm -rf $(VENV) dist build demo site .mypy_cache .ruff_cache .pytest_cache

@@ -53,7 +53,7 @@ def _audit(name: str, audited: int, short_count: int | None, at_least: float | N
     return [
         first,
         Operation(
-            f"audit-{name}-deep", f"{label}, deep", "audit", 40, short_count, 1000, audited, deep,
+            f"audit-{name}-deep", f"{label}, deep", "audit", 40, None, 1000, audited, deep,
             at_least=at_least, most_rounds=3,
         ),
     ]  # fmt: skip

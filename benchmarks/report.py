@@ -92,7 +92,7 @@ def duration(microseconds: float | None) -> str:
 
 def against(value: float | None, target: float | None, sign: str) -> str:
     """A figure with its target."""
-    return f"{number(value)} ({sign} {target:g})" if target else number(value)
+    return f"{number(value)} ({sign} {target:g})" if target and value is not None else number(value)
 
 
 def chart(rows: Sequence[dict[str, Any]]) -> str:

@@ -39,12 +39,17 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "VSTORAGE_DISABLED_PLUGINS": ",".join(sorted(others)), **more}
 
 
+def in_turn(names: Sequence[str], number: int) -> list[str]:
+    """The names in the order of that round; each round begins with another one."""
+    shift = number % len(names)
+    return [*names[shift:], *names[:shift]]
+
+
 def interleave(names: Sequence[str], rounds: int, run: Callable[[str], ResultT]) -> dict[str, list[ResultT]]:
-    """The results of `run` by name, one per round; each round begins with another name."""
+    """The results of `run` by name, one per round."""
     results: dict[str, list[ResultT]] = {name: [] for name in names}
     for number in range(rounds):
-        shift = number % len(names)
-        for name in [*names[shift:], *names[:shift]]:
+        for name in in_turn(names, number):
             results[name].append(run(name))
     return results
 

@@ -74,28 +74,35 @@ def fill(path: Path, users: int, audited: int) -> None:
         connection.execute("COMMIT")
 
 
-def content(path: Path) -> tuple[list[Any], list[Any]]:
-    """The rows and the audit trail that a contender left, in one spelling; times of the run count as equal."""
+def content(path: Path, *, without: str = "") -> tuple[list[Any], list[Any]]:
+    """The rows and the audit trail that a contender left, in one spelling; times of the run count as equal.
+
+    Args:
+        path: Of the database.
+        without: A field that may be different.
+    """
+    fields = [name for name in FIELDS if name != without]
     with closing(sqlite3.connect(path)) as connection:
-        users = connection.execute(f"SELECT id, {', '.join(FIELDS)} FROM users ORDER BY id").fetchall()
+        users = connection.execute(f"SELECT id, {', '.join(fields)} FROM users ORDER BY id").fetchall()
         trail = connection.execute(
             "SELECT component, record_id, operation, actor, before, after FROM auditlog ORDER BY id"
         ).fetchall()
     return (
         [(*row[:-1], row[-1] is not None) for row in users],
         sorted(
-            ((component, int(key), operation, actor, _plain(before), _plain(after)) for
+            ((component, int(key), operation, actor, _plain(before, without), _plain(after, without)) for
              component, key, operation, actor, before, after in trail),
             key=repr,
         ),
     )  # fmt: skip
 
 
-def _plain(snapshot: str | None) -> Any:
+def _plain(snapshot: str | None, without: str) -> Any:
     values = json.loads(snapshot) if snapshot else None
     if values is None:
         return None
     created = datetime.fromisoformat(values["created_at"].replace("Z", "+00:00"))
     values["created_at"] = (created if created.tzinfo else created.replace(tzinfo=timezone.utc)).isoformat()
     values["deleted_at"] = values["deleted_at"] is not None
+    values.pop(without, None)
     return sorted(values.items())

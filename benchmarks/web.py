@@ -2,145 +2,98 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import json
 import os
-import random
 import re
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from benchmarks.rounds import ROOT, Bench, Rounds, environment, interleave
+from benchmarks.load import Request, load, send_once
+from benchmarks.rounds import ROOT, Bench, Rounds, environment, in_turn
+from benchmarks.rows import content
 
-CONNECTIONS = 8
+BODY = json.dumps(
+    {
+        "name": "Part 1",
+        "email": "user@example.com",
+        "quantity": 5,
+        "price": 12.3456,
+        "active": True,
+        "notes": "Batch inspected, torque within tolerance; see the shift report.",
+    }
+).replace('"quantity": 5', '"quantity": {number}')
+
+_REST = {"get": "GET /users/{key}", "list": "GET /users/", "post": "POST /users/", "put": "PUT /users/{key}"}
+# How each contender is asked, as "METHOD path".
+APIS = {
+    "vstorage": _REST,
+    "sqlmodel": _REST,
+    "original": _REST,
+    "fastcrud": {
+        "get": "GET /users/{key}",
+        "list": "GET /users?itemsPerPage={rows}",
+        "post": "POST /users",
+        "put": "PATCH /users/{key}",
+    },
+    "datasette": {
+        "get": "GET /bench/users/{key}.json?_shape=array",
+        "list": "GET /bench/users.json?_shape=array&_size={rows}",
+    },
+}
+# The modules of those that `make bench` installs beside vstorage.
+OPTIONAL = {"fastcrud": ("fastcrud", "aiosqlite", "greenlet"), "datasette": ("datasette",)}
+# They open a database of SQLModel's; they know no audit trail.
+WITHOUT_TRAIL = frozenset(OPTIONAL)
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A kind of request, on a table of so many rows."""
+    """A kind of request, on a table of so many rows.
+
+    Attributes:
+        kind: Key of the dictionaries in `APIS`.
+        at_least: Target: times the requests per second of the original.
+        max_records: The record limit of the server; without one when empty.
+    """
 
     name: str
     title: str
+    kind: str
     rows: int
-    request: Callable[[int], bytes]
     at_least: float
     max_records: str = ""
 
+    def request(self, contender: str) -> Request:
+        """How the contender is asked."""
+        method, _, path = APIS[contender][self.kind].partition(" ")
+        body = BODY if self.kind in ("post", "put") else ""
+        return Request(method, path.replace("{rows}", str(self.rows)), body, self.rows)
 
-def _request(method: str, path: str, body: str = "") -> bytes:
-    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nX-User: bench\r\n"
-    if body:
-        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-    return f"{head}\r\n{body}".encode()
-
-
-def _body() -> str:
-    # Never twice the same, or a PUT would have nothing to do.
-    return json.dumps(
-        {
-            "name": "Part 1",
-            "email": "user@example.com",
-            "quantity": random.randrange(10**9),
-            "price": round(random.random() * 100, 4),
-            "active": True,
-            "notes": "Batch inspected, torque within tolerance; see the shift report.",
-        }
-    )
-
-
-def _get(rows: int) -> bytes:
-    return _request("GET", f"/users/{random.randint(1, rows)}")
-
-
-def _list(_: int) -> bytes:
-    return _request("GET", "/users/")
-
-
-def _post(_: int) -> bytes:
-    return _request("POST", "/users/", _body())
-
-
-def _put(rows: int) -> bytes:
-    return _request("PUT", f"/users/{random.randint(1, rows)}", _body())
+    def is_offered_by(self, contender: str) -> bool:
+        # A record limit is for those that have or are written to have one.
+        return self.kind in APIS[contender] and not (self.max_records and contender in WITHOUT_TRAIL)
 
 
 ENDPOINTS = [
-    Endpoint("web-get", "GET /users/{id}", 1000, _get, 3),
-    Endpoint("web-list-100", "GET /users/, 100 rows", 100, _list, 5),
-    Endpoint("web-list-1000", "GET /users/, 1,000 rows", 1000, _list, 5),
-    Endpoint("web-post", "POST /users/", 1000, _post, 5),
-    Endpoint("web-post-limit", "POST /users/ with a record limit, from 1,000 rows", 1000, _post, 25, "1000000"),
-    Endpoint("web-put", "PUT /users/{id}", 1000, _put, 5),
+    Endpoint("web-get", "GET /users/{id}", "get", 1000, 3),
+    Endpoint("web-list-100", "GET /users/, 100 rows", "list", 100, 5),
+    Endpoint("web-list-1000", "GET /users/, 1,000 rows", "list", 1000, 5),
+    Endpoint("web-post", "POST /users/", "post", 1000, 5),
+    Endpoint("web-post-limit", "POST /users/ with a record limit, from 1,000 rows", "post", 1000, 25, "1000000"),
+    Endpoint("web-put", "PUT /users/{id}", "put", 1000, 5),
 ]
-
-
-class _Connection(asyncio.Protocol):
-    """Sends the next request as soon as the answer to the one before is complete."""
-
-    def __init__(self, next_request: Callable[[], bytes], until: float) -> None:
-        self._next_request = next_request
-        self._until = until
-        self._buffer = bytearray()
-        self.latencies: list[float] = []
-        self.refused = 0
-        self.closed = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._send()
-
-    def _send(self) -> None:
-        self._sent_at = time.perf_counter()
-        self._transport.write(self._next_request())
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        length = re.search(rb"content-length: *(\d+)", self._buffer[:end].lower())
-        if length is None:
-            raise ValueError(f"an answer without Content-Length: {bytes(self._buffer[:end])!r}")
-        if len(self._buffer) < end + 4 + int(length[1]):
-            return
-        if self._buffer.startswith(b"HTTP/1.1 2"):
-            self.latencies.append(time.perf_counter() - self._sent_at)
-        else:
-            self.refused += 1
-        self._buffer.clear()
-        if time.perf_counter() < self._until:
-            self._send()
-        else:
-            self._transport.close()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if error is None and time.perf_counter() >= self._until:
-            self.closed.set_result(None)
-        else:
-            self.closed.set_exception(error or ConnectionError("the server closed the connection"))
-
-
-async def _load(port: int, next_request: Callable[[], bytes], seconds: float) -> list[_Connection]:
-    loop = asyncio.get_running_loop()
-    until = time.perf_counter() + seconds
-    made = [
-        await loop.create_connection(lambda: _Connection(next_request, until), "127.0.0.1", port)
-        for _ in range(CONNECTIONS)
-    ]
-    connections = [connection for _, connection in made]
-    await asyncio.gather(*(connection.closed for connection in connections))
-    return connections
 
 
 @dataclass(frozen=True)
@@ -210,46 +163,104 @@ def servers(bench: Bench) -> dict[str, str]:
     """The Python of each contender that has a web API."""
     if importlib.util.find_spec("uvicorn") is None:
         raise RuntimeError("the web benchmarks need the rest plugin: pip install 'vstorage-core[rest]'")
-    return {name: python for name, python in bench.pythons.items() if name != "raw"}
+    found = {name: python for name, python in bench.pythons.items() if name in APIS}
+    return {**found, **{name: sys.executable for name in OPTIONAL if not missing_modules(name)}}
+
+
+def missing_modules(contender: str) -> list[str]:
+    """What is not installed of that which the contender needs."""
+    return [module for module in OPTIONAL[contender] if importlib.util.find_spec(module) is None]
 
 
 @contextmanager
-def serve(bench: Bench, name: str, options: list[str], rows: int, max_records: str = "") -> Iterator[Server]:
-    """The contender's web API on a database of so many rows on disk."""
+def serve(bench: Bench, name: str, options: list[str], database: Path, max_records: str = "") -> Iterator[Server]:
+    """The contender's web API on that database."""
+    port = free_port()
+    command = [servers(bench)[name], "-W", "ignore", "-m", "uvicorn", f"benchmarks.apps.{name}:app"]
+    command += ["--port", str(port), "--log-level", "warning", "--no-access-log", *options]
+    variables = {"BENCH_DATABASE": str(database), "BENCH_MAX_RECORDS": max_records}
+    path, _ = ENDPOINTS[0].request(name).fill_in(1, 1)
+    with running(command, port, path, database.with_suffix(".log"), **variables) as server:
+        yield server
+
+
+@contextmanager
+def copied(bench: Bench, name: str, rows: int) -> Iterator[Path]:
+    """A database of the contender with so many rows, on disk."""
+    filled = bench.filled("sqlmodel" if name in OPTIONAL else name, rows, rows)
     with tempfile.TemporaryDirectory(dir=bench.disk) as work:
-        database = Path(work) / "bench.db"
-        shutil.copyfile(bench.filled(name, rows, rows), database)
-        port = free_port()
-        command = [bench.pythons[name], "-W", "ignore", "-m", "uvicorn", f"benchmarks.apps.{name}:app"]
-        command += ["--port", str(port), "--log-level", "warning", "--no-access-log", *options]
-        variables = {"BENCH_DATABASE": str(database), "BENCH_MAX_RECORDS": max_records}
-        with running(command, port, "/users/1", Path(work) / "log", **variables) as server:
-            yield server
+        yield Path(shutil.copyfile(filled, Path(work) / "bench.db"))
 
 
-def measure(bench: Bench, endpoint: Endpoint, options: list[str]) -> Rounds:
-    """The endpoint of every server under load."""
+def measure(bench: Bench, endpoints: Sequence[Endpoint], options: list[str]) -> dict[str, Rounds]:
+    """The endpoints of every server under load, by name; in each round the servers take turns on one endpoint.
 
-    def run(name: str) -> dict[str, float]:
-        with serve(bench, name, options, endpoint.rows, endpoint.max_records) as server:
+    Raises:
+        RuntimeError: A server does not answer.
+        AssertionError: The servers answer different rows, or leave different ones.
+    """
+    results: dict[str, Rounds] = {endpoint.name: {} for endpoint in endpoints}
+    # What asks the same of a server shares it.
+    groups: dict[tuple[int, str], list[Endpoint]] = {}
+    for endpoint in endpoints:
+        groups.setdefault((endpoint.rows, endpoint.max_records), []).append(endpoint)
+    for number in range(1 if bench.short else min(bench.rounds, 3)):
+        for (rows, max_records), group in groups.items():
+            with ExitStack() as stack:
+                names = [name for name in servers(bench) if any(one.is_offered_by(name) for one in group)]
+                databases = {name: stack.enter_context(copied(bench, name, rows)) for name in names}
+                started = {
+                    name: stack.enter_context(serve(bench, name, options, databases[name], max_records))
+                    for name in names
+                }
+                for endpoint in group:
+                    _check_equal(endpoint, started, databases)
+                for endpoint in group:
+                    offering = [name for name in names if endpoint.is_offered_by(name)]
+                    for name in in_turn(offering, number):
+                        found = _measure(started[name], endpoint.request(name), short=bench.short)
+                        results[endpoint.name].setdefault(name, []).append(found)
+    return results
 
-            def request() -> bytes:
-                return endpoint.request(endpoint.rows)
 
-            asyncio.run(_load(server.port, request, 0.3 if bench.short else 1))
-            cpu, began = server.cpu_seconds, time.perf_counter()
-            connections = asyncio.run(_load(server.port, request, 1 if bench.short else 3))
-            seconds = time.perf_counter() - began
-            latencies = sorted(latency for connection in connections for latency in connection.latencies)
-            refused = sum(connection.refused for connection in connections)
-            if not latencies:
-                raise RuntimeError(f"{name} refused all {refused} requests of {endpoint.name}")
-            return {
-                "per_second": len(latencies) / seconds,
-                "cpu_ms": (server.cpu_seconds - cpu) / len(latencies) * 1000,
-                "median_ms": latencies[len(latencies) // 2] * 1000,
-                "p99_ms": latencies[len(latencies) * 99 // 100] * 1000,
-                "refused": refused,
-            }
+def _measure(server: Server, request: Request, *, short: bool) -> dict[str, float]:
+    if not short:
+        load(server.port, request, 1)
+    # Where a busy machine lets nothing through in a second, it gets more of them.
+    for seconds in (1 if short else 3, 30):
+        cpu = server.cpu_seconds
+        found = load(server.port, request, seconds)
+        if found.answers:
+            cpu_ms = (server.cpu_seconds - cpu) / found.answers * 1000
+            return {"per_second": found.answers / found.seconds, "cpu_ms": cpu_ms, **asdict(found)}
+    raise RuntimeError(f"{request.method} {request.path} is never answered: {found}")
 
-    return interleave(list(servers(bench)), 1 if bench.short else min(bench.rounds, 3), run)
+
+def _check_equal(endpoint: Endpoint, started: dict[str, Server], databases: dict[str, Path]) -> None:
+    """Ask every server once, and see that the answers and what is stored then are equal."""
+    answers, users, trails = {}, {}, {}
+    for name, server in started.items():
+        if endpoint.is_offered_by(name):
+            answers[name] = _values(send_once(server.port, endpoint.request(name)))
+            # New records tell when they were made.
+            users[name], trail = content(databases[name], without="created_at")
+            if name not in WITHOUT_TRAIL:
+                trails[name] = trail
+    # What a write answers is up to each of them.
+    compared = {
+        "rows": users,
+        "audit trail": trails,
+        **({} if endpoint.request("vstorage").body else {"answer": answers}),
+    }
+    for what, found in compared.items():
+        for name, values in found.items():
+            assert values == found["vstorage"], f"{endpoint.title}: {what} of {name} and of vstorage are different"
+
+
+def _values(answer: bytes) -> list[tuple[Any, ...]]:
+    """The columns that all spell alike."""
+    found = json.loads(answer)
+    if isinstance(found, dict):
+        found = found.get("data", [found])
+    names = ("id", "name", "email", "quantity", "price", "active", "notes")
+    return [tuple(row[name] for name in names) for row in found or ()]
