@@ -141,6 +141,22 @@ def measure_csv_import(bench: Bench) -> dict[str, float]:
     return {"times_insert_many": times, "growth_mb": growth_mb}
 
 
+def measure_unit_of_work(bench: Bench) -> dict[str, float | None]:
+    """What vstorage costs where it takes SQLAlchemy's unit of work instead of writing and reading rows itself."""
+    progress("unit-of-work")
+    lines, times = [], {}
+    for name in ("get", "insert", "save"):
+        operation = replace(SCALED[name], users=10_000)
+        rounds = interleave(
+            ("vstorage", "unit_of_work"), min(bench.rounds, 3), lambda kind, one=operation: bench.run(kind, one)
+        )
+        times[name] = ratio(rounds, "unit_of_work", "vstorage", "cpu_us")
+        costs = (duration(median(runs, "cpu_us")) for runs in rounds.values())
+        lines.append([operation.title, *costs, number(times[name])])
+    print(f"\n{table(['CPU per operation', 'as rows', 'unit of work', 'x'], lines)}\n")
+    return times
+
+
 def measure_scale(bench: Bench) -> dict[str, Any]:
     """CPU time per operation of vstorage on tables of growing size and from several threads."""
     progress("scale")
@@ -229,7 +245,9 @@ def progress(name: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What vstorage costs.")
-    parser.add_argument("--short", action="store_true", help="small counts, once; scale, flash and start only if named")
+    parser.add_argument(
+        "--short", action="store_true", help="small counts, once; unit-of-work, scale, flash and start only if named"
+    )
     parser.add_argument("--only", action="append", metavar="NAME", help="what begins with it, e.g. insert, web, scale")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "benchmarks", help="for the JSON and the chart")
@@ -253,7 +271,8 @@ def main() -> None:
         results["operations"] = compare_operations(bench, wanted)
         results["web"] = compare_web(bench, wanted)
         sections: dict[str, Callable[[Bench], Any]] = {
-            "import": compare_imports, "csv-import": measure_csv_import, "scale": measure_scale,
+            "import": compare_imports, "csv-import": measure_csv_import,
+            "unit-of-work": measure_unit_of_work, "scale": measure_scale,
             "flash": measure_flash, "start": measure_start,
         }  # fmt: skip
         for name, section in sections.items():

@@ -27,7 +27,7 @@ ResultT = TypeVar("ResultT")
 
 def contenders() -> dict[str, str]:
     """The Python of each contender."""
-    found = dict.fromkeys(("vstorage", "raw", "sqlmodel"), sys.executable)
+    found = dict.fromkeys(("vstorage", "raw", "sqlmodel", "unit_of_work"), sys.executable)
     original = os.environ.get(ORIGINAL_VARIABLE)
     return {**found, "original": original} if original else found
 
