@@ -280,8 +280,9 @@ def main() -> None:
                 results[name] = section(bench)
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "results.json").write_text(json.dumps(results, indent=1))
-    (options.output / "chart.svg").write_text(chart(results["operations"]))
-    print(f"Written: results.json and chart.svg in {options.output}")
+    if results["operations"]:
+        (options.output / "chart.svg").write_text(chart(results["operations"]))
+    print(f"Written into {options.output}")
 
 
 if __name__ == "__main__":
