@@ -218,12 +218,12 @@ def measure(bench: Bench, endpoints: Sequence[Endpoint], options: list[str]) -> 
                 for endpoint in group:
                     offering = [name for name in names if endpoint.is_offered_by(name)]
                     for name in in_turn(offering, number):
-                        found = _measure(started[name], endpoint.request(name), short=bench.short)
+                        found = _measure(name, started[name], endpoint.request(name), short=bench.short)
                         results[endpoint.name].setdefault(name, []).append(found)
     return results
 
 
-def _measure(server: Server, request: Request, *, short: bool) -> dict[str, float]:
+def _measure(name: str, server: Server, request: Request, *, short: bool) -> dict[str, float]:
     if not short:
         load(server.port, request, 1)
     # Where a busy machine lets nothing through in a second, it gets more of them.
@@ -233,7 +233,7 @@ def _measure(server: Server, request: Request, *, short: bool) -> dict[str, floa
         if found.answers:
             cpu_ms = (server.cpu_seconds - cpu) / found.answers * 1000
             return {"per_second": found.answers / found.seconds, "cpu_ms": cpu_ms, **asdict(found)}
-    raise RuntimeError(f"{request.method} {request.path} is never answered: {found}")
+    raise RuntimeError(f"{name} never answers {request.method} {request.path}: {found}")
 
 
 def _check_equal(endpoint: Endpoint, started: dict[str, Server], databases: dict[str, Path]) -> None:
@@ -241,7 +241,10 @@ def _check_equal(endpoint: Endpoint, started: dict[str, Server], databases: dict
     answers, users, trails = {}, {}, {}
     for name, server in started.items():
         if endpoint.is_offered_by(name):
-            answers[name] = _values(send_once(server.port, endpoint.request(name)))
+            try:
+                answers[name] = _values(send_once(server.port, endpoint.request(name)))
+            except RuntimeError as error:
+                raise RuntimeError(f"{name} refuses {error}") from error
             # New records tell when they were made.
             users[name], trail = content(databases[name], without="created_at")
             if name not in WITHOUT_TRAIL:
