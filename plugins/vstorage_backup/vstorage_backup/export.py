@@ -6,6 +6,7 @@ database on a server the tables of the models are made anew and filled row by ro
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from sqlalchemy.exc import CompileError
 from sqlalchemy.schema import CheckConstraint, CreateTable
 
 from vstorage_backup.columns import converted, file_columns, file_dialect, in_chunks
-from vstorage_backup.files import require_space, temporary_file
+from vstorage_backup.files import early_writes, file_of, require_space, temporary_file
 from vstorage_backup.sequences import last_keys
 from vstorage_backup.settings import backup_settings, places_of
 from vstorage_core import (
@@ -36,6 +37,7 @@ from vstorage_core import (
 MARK_TABLE = "vstorage_backup"
 _STEPS_BETWEEN_CHECKS = 10_000
 _PAGES_PER_STEP = 1024
+_CACHED_PAGES = 64
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,25 @@ def write_backup(storage: Storage, stream: BinaryIO, options: NoOptions) -> None
         StorageUnavailable: The disk would be filled, or the database cannot be read.
     """
     places = places_of(storage)
-    with temporary_file(places.work, places.name) as path:
+    path = file_of(stream)
+    # On another disk, which may be slow, the snapshot would be held for as long as writing to it takes.
+    if path is not None and path.stat().st_dev == places.work.stat().st_dev:
         write_backup_file(storage, path)
+        stream.seek(0, os.SEEK_END)
+        return
+    with temporary_file(places.work, places.name) as path:
+        write_backup_file(storage, path, is_kept=False)
         with path.open("rb") as source:
             shutil.copyfileobj(source, stream, 1 << 20)
 
 
-def write_backup_file(storage: Storage, path: Path) -> None:
+def write_backup_file(storage: Storage, path: Path, *, is_kept: bool = True) -> None:
     """Write a backup to an empty file that nobody else uses.
+
+    Args:
+        storage: What to back up.
+        path: The file.
+        is_kept: Whether it stays, so that the disk may begin with it.
 
     Raises:
         StorageUnavailable: The disk would be filled, or the database cannot be read.
@@ -76,7 +89,7 @@ def write_backup_file(storage: Storage, path: Path) -> None:
     taken_at = datetime.now(timezone.utc)
     with writing("the backup"):
         if database is not None:
-            copy_file(database, path, guard)
+            copy_file(database, path, guard, is_kept=is_kept)
         elif storage.engine.dialect.name == "sqlite":
             with storage.write_connection() as connection:
                 copy_memory(connection, path, guard)
@@ -86,14 +99,17 @@ def write_backup_file(storage: Storage, path: Path) -> None:
         mark(path, taken_at, storage.engine.dialect.name)
 
 
-def copy_file(database: Path, path: Path, guard: SpaceGuard) -> None:
+def copy_file(database: Path, path: Path, guard: SpaceGuard, *, is_kept: bool) -> None:
     """Copy what an SQLite file holds as it was committed last, without unused pages; writers go on meanwhile.
 
     Reads every row, so that a damaged database gives an error and never a damaged copy.
     """
     # Not read-only: a reader of a write-ahead log must be able to make its index.
     source_uri = f"{database.as_uri()}?mode=rw"
-    with closing(sqlite3.connect(source_uri, uri=True, isolation_level=None)) as source:
+    with (
+        closing(sqlite3.connect(source_uri, uri=True, isolation_level=None)) as source,
+        early_writes(path, is_kept=is_kept) as begin_writing,
+    ):
         size = _size_of(source)
         guard.check(size)
         refused: list[StorageUnavailable] = []
@@ -104,10 +120,12 @@ def copy_file(database: Path, path: Path, guard: SpaceGuard) -> None:
             except StorageUnavailable as error:
                 refused.append(error)
                 return 1
-            report_progress("backup", min(path.stat().st_size, size), size)
+            report_progress("backup", min(begin_writing(), size), size)
             return 0
 
         source.set_progress_handler(watch, _STEPS_BETWEEN_CHECKS)
+        # Each page is read once; few of them stay in the processor's cache, too.
+        source.execute(f"PRAGMA cache_size = {_CACHED_PAGES}")
         # Who gives the file to somebody syncs it.
         source.execute("PRAGMA synchronous = OFF")
         try:
@@ -129,6 +147,7 @@ def copy_pages(database: Path, path: Path, guard: SpaceGuard) -> None:
     with (
         closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, isolation_level=None)) as source,
         closing(_scratch(path)) as target,
+        early_writes(path) as begin_writing,
     ):
         guard.check(_size_of(source))
         # The pages of all steps are from this moment.
@@ -137,6 +156,7 @@ def copy_pages(database: Path, path: Path, guard: SpaceGuard) -> None:
 
         def watch(_status: int, remaining: int, total: int) -> None:
             guard.check()
+            begin_writing()
             report_progress("backup", total - remaining, total)
 
         source.backup(target, pages=_PAGES_PER_STEP, progress=watch)
@@ -150,7 +170,7 @@ def copy_memory(connection: Connection, path: Path, guard: SpaceGuard) -> None:
     """Copy an SQLite database in memory through its one connection, on which no transaction may be open."""
     source = cast(sqlite3.Connection, connection.connection.dbapi_connection)
     guard.check(_size_of(source))
-    with closing(sqlite3.connect(path)) as target:
+    with closing(_scratch(path)) as target:
         # In one step: between steps `backup` waits for locks for ever.
         source.backup(target)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import shutil
+import stat
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from vstorage_core import StorageUnavailable
 
@@ -70,6 +73,48 @@ def remove_leftovers(folder: Path, name: str) -> list[Path]:
             # Of another user, or on a disk that cannot be written to: no reason not to start.
             logger.warning("%s, left by a process that was killed, cannot be removed: %s", path, error.strerror)
     return removed
+
+
+def file_of(stream: BinaryIO) -> Path | None:
+    """The file that the stream writes to, if it is an ordinary one, with a name, in which nothing stands yet."""
+    if not isinstance(stream, io.BufferedWriter | io.BufferedRandom) or not isinstance(stream.raw, io.FileIO):
+        return None
+    try:
+        path = Path(os.fsdecode(stream.name)).absolute()
+        status = os.fstat(stream.fileno())
+        is_its_name = os.path.samestat(status, path.lstat())
+    # A descriptor in place of a name, or one that is no longer there.
+    except (TypeError, OSError):
+        return None
+    return path if is_its_name and stat.S_ISREG(status.st_mode) and not status.st_size and not stream.tell() else None
+
+
+@contextmanager
+def early_writes(path: Path, *, is_kept: bool = True) -> Iterator[Callable[[], int]]:
+    """Gives a function that lets the disk begin with what is in the growing file; it returns the file's size.
+
+    So the disk works while the file is made, and the sync at the end has little left to wait for.
+
+    Args:
+        path: The file.
+        is_kept: Without this, nothing is begun.
+    """
+    begun = 0
+
+    def begin() -> int:
+        nonlocal begun
+        size = os.fstat(descriptor).st_size
+        if is_kept and size > begun and sys.platform == "linux":
+            # Before it forgets pages, Linux begins to write them: mm/fadvise.c.
+            os.posix_fadvise(descriptor, begun, size - begun, os.POSIX_FADV_DONTNEED)
+            begun = size
+        return size
+
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield begin
+    finally:
+        os.close(descriptor)
 
 
 def lock_path(folder: Path, name: str, what: str) -> Path:
