@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
@@ -55,10 +56,13 @@ class Replacement:
         with storage.snapshot() as live:
             names = set(inspect(live).get_table_names())
         self.left_alone = sorted(names - {table.name for table in everything})
-        self.inspection = inspect_upload(storage, upload, everything, self.left_alone, options.allow)
+        # The trails are compared beside the inspection: SQLite needs no interpreter for either.
+        with ThreadPoolExecutor(1, "vstorage-backup-trail") as beside:
+            comparison = beside.submit(unknown_rows, self.places.database, upload)
+            self.inspection = inspect_upload(storage, upload, everything, self.left_alone, options.allow)
+            unknown = comparison.result()
         self.audit_columns: list[FileColumn] = self.inspection.columns.get(AUDIT_TABLE.name, [])
         self.audit_ranges: Ranges = []
-        unknown = unknown_rows(self.places.database, upload, self.audit_columns)
         inspect_trail(upload, self.inspection, unknown)
         if not self.inspection.invalid:
             with storage.snapshot() as live:

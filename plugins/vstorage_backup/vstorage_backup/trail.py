@@ -28,7 +28,7 @@ _EVENT = ("timestamp", "component", "record_id", "operation", "actor", "before",
 _TIMES_PER_QUERY = 500
 
 
-def unknown_rows(database: Path | None, upload: Upload, columns: Sequence[FileColumn]) -> Ranges | None:
+def unknown_rows(database: Path | None, upload: Upload) -> Ranges | None:
     """Ids of the rows of the file's trail that the live trail does not have under the same id, letter for letter.
 
     Nearly all of a machine's own backup is there, and SQLite finds it many times faster than `missing_rows`, which
@@ -37,12 +37,11 @@ def unknown_rows(database: Path | None, upload: Upload, columns: Sequence[FileCo
     Args:
         database: The live SQLite file, or None.
         upload: The file.
-        columns: Of the file's trail.
 
     Returns:
         None where all rows must be looked at.
     """
-    if database is None or not _is_comparable(upload, columns):
+    if database is None or not _is_comparable(upload):
         return None
     same = " AND ".join(f"ours.{quoted(name)} IS theirs.{quoted(name)}" for name in ("id", *_EVENT))
     table = quoted(AUDIT_TABLE.name)
@@ -75,7 +74,7 @@ def missing_rows(
         columns: Of the file's trail.
         unknown: What `unknown_rows` has found.
     """
-    if not _is_comparable(upload, columns) or unknown == []:
+    if not _is_comparable(upload) or unknown == []:
         return []
     by_name = {column.name: column for column in columns}
     if live.execute(select(AUDIT_TABLE.c.id).limit(1)).first() is None:
@@ -88,8 +87,8 @@ def parts(ranges: Ranges | None) -> Iterator[tuple[Any, ...]]:
     return iter([()]) if ranges is None else (("WHERE id BETWEEN ? AND ?", *part) for part in ranges)
 
 
-def _is_comparable(upload: Upload, columns: Sequence[FileColumn]) -> bool:
-    return AUDIT_TABLE.name in upload.tables and {"id", *_EVENT} <= {column.name for column in columns}
+def _is_comparable(upload: Upload) -> bool:
+    return {"id", *_EVENT}.issubset(upload.tables.get(AUDIT_TABLE.name, ()))
 
 
 def _missing_keys(

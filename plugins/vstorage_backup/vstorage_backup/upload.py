@@ -6,6 +6,7 @@ import hashlib
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,10 +31,12 @@ def receive(stream: BinaryIO, path: Path, size: int) -> str:
     """Copy the upload to a file of our own; returns its SHA-256 in hexadecimal."""
     digest = hashlib.sha256()
     done = 0
-    with path.open("wb") as target:
+    # Beside the copying: neither needs the interpreter.
+    with path.open("wb") as target, ThreadPoolExecutor(1, "vstorage-backup-hash") as hashing:
         while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
+            hashed = hashing.submit(digest.update, chunk)
             target.write(chunk)
+            hashed.result()
             done += len(chunk)
             report_progress("upload", done, size)
     return digest.hexdigest()
@@ -49,6 +52,7 @@ class Upload:
         connection: Reads it; text that is not UTF-8 comes as bytes.
         tables: Names of its tables with the names of their columns, without SQLite's own.
         computed: Those columns that the file computes, as (table, column).
+        row_numbers: Names of tables with the column that is SQLite's own number of the row, where it is their key.
         taken_at: When it was taken, if vstorage made it.
     """
 
@@ -60,6 +64,7 @@ class Upload:
         self.connection.text_factory = _text
         self.tables: dict[str, list[str]] = {}
         self.computed: set[tuple[str, str]] = set()
+        self.row_numbers: dict[str, str] = {}
         self.taken_at: datetime | None = None
 
     def end_checks(self) -> None:
@@ -203,9 +208,14 @@ def _check_structure(upload: Upload) -> None:
         if kind == "table" and not name.lower().startswith("sqlite_"):
             names.append(name)
     for name in names:
-        columns = upload.connection.execute("SELECT name, hidden FROM pragma_table_xinfo(?)", (name,)).fetchall()
-        upload.tables[name] = [column for column, _ in columns]
-        upload.computed.update((name, column) for column, hidden in columns if hidden)
+        xinfo = "SELECT name, hidden, pk FROM pragma_table_xinfo(?)"
+        columns = upload.connection.execute(xinfo, (name,)).fetchall()
+        upload.tables[name] = [column for column, _, _ in columns]
+        upload.computed.update((name, column) for column, hidden, _ in columns if hidden)
+        keys = [column for column, _, place in columns if place]
+        # Any other key has an index, also where there is no row number.
+        if len(keys) == 1 and not upload.scalar("SELECT 1 FROM pragma_index_list(?) WHERE origin = 'pk'", (name,)):
+            upload.row_numbers[name] = keys[0]
 
 
 def _check_integrity(upload: Upload, check: str) -> None:
