@@ -9,10 +9,12 @@ from decimal import Decimal
 
 import pytest
 from models import Device, Member, Team, User
+from sqlalchemy import URL
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
-from vstorage_core import ModelAccessor, StorageUnavailable
+from vstorage_backup import take_backup
+from vstorage_core import ConfigurationError, ModelAccessor, StorageUnavailable
 
 
 class Unseekable(io.RawIOBase):
@@ -61,6 +63,55 @@ def test_a_backup_is_written_to_a_stream_that_cannot_seek(any_machine):
     stream = Unseekable()
     any_machine.export("backup", stream)
     assert b"".join(stream.parts).startswith(b"SQLite format 3\0")
+
+
+def test_a_backup_into_an_open_file_leaves_the_stream_behind_it(machine, tmp_path):
+    machine.export("backup", tmp_path / "alone.sqlite")
+    size = (tmp_path / "alone.sqlite").stat().st_size
+    for before, name in (b"", "empty"), (b"what is there already", "begun"):
+        with (tmp_path / name).open("wb") as stream:
+            stream.write(before)
+            machine.export("backup", stream)
+            stream.write(b"end")
+        written = (tmp_path / name).read_bytes()
+        assert written.startswith(before + b"SQLite format 3\0")
+        assert written.endswith(b"end")
+        assert len(written) == len(before) + size + 3
+
+
+def test_a_backup_into_a_file_that_lost_its_name_touches_no_other_of_that_name(machine, tmp_path):
+    path = tmp_path / "backup.sqlite"
+    with path.open("w+b") as stream:
+        path.rename(tmp_path / "renamed.sqlite")
+        path.touch()
+        machine.export("backup", stream)
+    assert path.stat().st_size == 0
+    assert read(tmp_path / "renamed.sqlite", "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_database_whose_locks_we_do_not_see_is_neither_backed_up_nor_restored(open_machine, tmp_path, backup):
+    machine = open_machine(f"sqlite:///{tmp_path / 'machine.db'}")
+    machine.export("backup", backup)
+    machine.close()
+    for url in (
+        f"sqlite:///file:{tmp_path / 'machine.db'}?vfs=unix-excl&uri=true",
+        URL.create(
+            "sqlite", database=f"file:{tmp_path / 'machine.db'}?vfs=unix-excl", query={"uri": "true"}
+        ).render_as_string(),
+    ):
+        machine = open_machine(url)
+        for work in (
+            lambda machine: machine.export("backup", tmp_path / "again.sqlite"),
+            lambda machine: machine.import_("restore", backup),
+            lambda machine: machine.import_("restore", backup, dry_run=True),
+            take_backup,
+        ):
+            with pytest.raises(ConfigurationError, match=r"names a vfs.*Take vfs= out of the URL"):
+                work(machine)
+        machine.close()
+        with pytest.raises(ConfigurationError, match="names a vfs"):
+            open_machine(url, every_seconds=60).start()
+    assert not (tmp_path / "again.sqlite").exists()
 
 
 def test_an_in_memory_database_survives_its_backup(make_database, open_machine, tmp_path):

@@ -24,7 +24,7 @@ from sqlalchemy.schema import CheckConstraint, CreateTable
 from vstorage_backup.columns import converted, file_columns, file_dialect, in_chunks
 from vstorage_backup.files import early_writes, file_of, require_space, temporary_file
 from vstorage_backup.sequences import last_keys
-from vstorage_backup.settings import backup_settings, places_of
+from vstorage_backup.settings import backup_settings, places_of, require_usual_locks
 from vstorage_core import (
     ConfigurationError,
     NoOptions,
@@ -82,8 +82,9 @@ def write_backup_file(storage: Storage, path: Path, *, is_kept: bool = True) -> 
 
     Raises:
         StorageUnavailable: The disk would be filled, or the database cannot be read.
-        ConfigurationError: A column has a type that SQLite cannot hold.
+        ConfigurationError: A column has a type that SQLite cannot hold, or the URL of the database names a vfs.
     """
+    require_usual_locks(storage)
     guard = SpaceGuard(path.parent, backup_settings(storage).min_free_bytes, "the backup")
     database = places_of(storage).database
     taken_at = datetime.now(timezone.utc)

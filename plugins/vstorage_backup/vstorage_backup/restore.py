@@ -20,7 +20,7 @@ from vstorage_backup.files import claimed, lock_path, require_space, temporary_f
 from vstorage_backup.replacement import Replacement
 from vstorage_backup.report import RestoreOptions, RestoreReport
 from vstorage_backup.server_rows import replace_on_server
-from vstorage_backup.settings import Places, backup_settings, places_of
+from vstorage_backup.settings import Places, backup_settings, places_of, require_usual_locks
 from vstorage_backup.sqlite_rows import replace_on_sqlite
 from vstorage_backup.upload import opened, receive
 from vstorage_core import ImportInProgress, ImportRefused, Storage, TransactionError
@@ -46,8 +46,10 @@ def restore(storage: Storage, stream: BinaryIO, options: RestoreOptions) -> Rest
         ImportInProgress: Another restore of this database runs.
         StorageUnavailable: The disk would be filled, or writers held the database for too long; nothing was changed.
         TransactionError: It is called inside a session or transaction.
+        ConfigurationError: The URL of the database names a vfs.
     """
     started = time.monotonic()
+    require_usual_locks(storage)
     if storage.current_scope() is not None:
         raise TransactionError(
             "a restore cannot run inside a session or transaction of its storage; end that one first"

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from vstorage_backup.export import MARK_TABLE, write_backup_file, writing
 from vstorage_backup.files import claimed, lock_path, publish, remove_leftovers, sha256_of, sync_folder, temporary_file
 from vstorage_backup.inspection import inspect_trail, inspect_upload
-from vstorage_backup.settings import BackupSettings, Places, backup_settings, places_of
+from vstorage_backup.settings import BackupSettings, Places, backup_settings, places_of, require_usual_locks
 from vstorage_backup.upload import Upload, opened
 from vstorage_core import ConfigurationError, ImportRefused, Storage, StorageError, StorageUnavailable, __version__
 
@@ -125,10 +125,11 @@ class Schedule:
         problem: Why the last try failed, or None.
 
     Raises:
-        ConfigurationError: There is no folder to put backups in.
+        ConfigurationError: There is no folder to put backups in, or the URL of the database names a vfs.
     """
 
     def __init__(self, storage: Storage) -> None:
+        require_usual_locks(storage)
         _folder_of(places_of(storage))
         self._storage = storage
         self._settings = backup_settings(storage)

@@ -12,7 +12,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from sqlalchemy import make_url
 
-from vstorage_core import Storage
+from vstorage_core import ConfigurationError, Storage
 
 _CENTURY_SECONDS = 100 * 366 * 86400
 
@@ -116,6 +116,20 @@ def places_of(storage: Storage) -> Places:
         database.name,
         (folder or database.with_name(f"{database.name}-backups")).absolute(),
     )
+
+
+def require_usual_locks(storage: Storage) -> None:
+    """Refuse a database file that a virtual file system of its own opens: beside its locks ours protect nothing.
+
+    Raises:
+        ConfigurationError: The URL names one.
+    """
+    url = make_url(storage.url)
+    if url.get_backend_name() == "sqlite" and ("vfs" in url.query or "vfs=" in (url.database or "").partition("?")[2]):
+        raise ConfigurationError(
+            "the URL of the database names a vfs, whose locks a backup or restore beside it does not see, so that it"
+            " could damage the file. Take vfs= out of the URL; or copy the file yourself while no process has it open"
+        )
 
 
 def _sqlite_file(database: str | None) -> Path | None:
