@@ -64,6 +64,20 @@ def zipped():
     return stream.getvalue()
 
 
+def same_row_number_twice(path):
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("INSERT INTO team (id, name) VALUES (2, 'b')")
+        [(root,)] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'team'")
+        [(page_size,)] = connection.execute("PRAGMA page_size")
+    data = bytearray(path.read_bytes())
+    start = (root - 1) * page_size
+    # The second cell pointer of the leaf; its cell begins with a length and the row number, of a byte each.
+    cell = start + int.from_bytes(data[start + 10 : start + 12], "big")
+    assert data[cell + 1] == 2
+    data[cell + 1] = 1
+    path.write_bytes(data)
+
+
 def broken_index(path):
     # An index that lacks a row: only the full check sees it.
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -177,6 +191,17 @@ HOSTILE = {
         ),
         r"device\.serial must be unique",
     ),
+    "same number twice as a key": (
+        sql(
+            "CREATE TABLE copy (id INTEGER, name TEXT)",
+            "INSERT INTO copy SELECT id, name FROM team",
+            "INSERT INTO copy SELECT id, name FROM team",
+            "DROP TABLE team",
+            "ALTER TABLE copy RENAME TO team",
+        ),
+        r"team\.id must be unique",
+    ),
+    "same row number twice": (same_row_number_twice, "damaged: SQLite's quick_check finds errors"),
     "same address twice": (
         sql(
             "CREATE TABLE copy (id INTEGER PRIMARY KEY, name TEXT, email TEXT, age INTEGER, deleted_at TEXT)",
