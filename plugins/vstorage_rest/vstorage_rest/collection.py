@@ -123,7 +123,7 @@ def collection_of(accessor: ModelAccessor[Any], max_records: int | None) -> Coll
         router=APIRouter(
             prefix=f"/{component}",
             tags=[component],
-            route_class=guarded_route(lambda: rest_settings(accessor.storage).max_body_bytes, attempts=5),
+            route_class=guarded_route(lambda: rest_settings(accessor.storage), "max_body_bytes", attempts=5),
         ),
         resource=Resource(accessor, max_records),
         plural=plural,

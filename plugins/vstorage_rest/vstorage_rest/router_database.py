@@ -58,7 +58,7 @@ def build_db_router(
     """
     served = storage or default_storage()
     settings = rest_settings(served)
-    router = APIRouter(prefix="/db", tags=["db"], route_class=guarded_route(lambda: settings.max_upload_bytes))
+    router = APIRouter(prefix="/db", tags=["db"], route_class=guarded_route(lambda: settings, "max_upload_bytes"))
 
     def caller_of(action: str, component: str = "db", *, writes: bool = False) -> Any:
         admit = caller_for(lambda: served, action, component, writes=writes)

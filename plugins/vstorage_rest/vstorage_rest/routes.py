@@ -20,18 +20,25 @@ from starlette.types import Message, Receive, Scope, Send
 from vstorage_core import Storage, TransactionConflict
 from vstorage_rest.access import UNSAFE_METHODS
 from vstorage_rest.failures import answer
+from vstorage_rest.settings import RestSettings
 
 ResultT = TypeVar("ResultT")
 EndpointT = TypeVar("EndpointT", bound=Callable[..., Any])
 Shortcut = Callable[[Request], Coroutine[Any, Any, Response | None]]
 
 
-def guarded_route(max_bytes: Callable[[], int], *, attempts: int = 1) -> type[APIRoute]:
+def guarded_route(
+    settings_of: Callable[[], RestSettings],
+    setting: Literal["max_body_bytes", "max_upload_bytes"],
+    *,
+    attempts: int = 1,
+) -> type[APIRoute]:
     """The class, for `APIRouter(route_class=…)`.
 
     Args:
-        max_bytes: Tells the largest body; more is refused with 413, before it is read where the client tells its
-            length, and else as soon as it is too long.
+        settings_of: Gives the settings of the plugin.
+        setting: Which of them is the largest body; more is refused with 413, before it is read where the client tells
+            its length, and else as soon as it is too long.
         attempts: How often to run a request whose transaction the database undid because others stood in the way.
     """
 
@@ -67,7 +74,7 @@ def guarded_route(max_bytes: Callable[[], int], *, attempts: int = 1) -> type[AP
                 return await handle(request) if response is None else response
 
             async def guarded(request: Request) -> Response:
-                limited = Request(request.scope, _limited(request, max_bytes()))
+                limited = Request(request.scope, _limited(request, settings_of(), setting))
                 try:
                     for attempt in range(1, attempts):
                         try:
@@ -153,7 +160,8 @@ def in_turn(storage_of: Callable[[], Storage], kind: Literal["reading", "writing
     return decorate
 
 
-def _limited(request: Request, max_bytes: int) -> Callable[[], Coroutine[Any, Any, Message]]:
+def _limited(request: Request, settings: RestSettings, setting: str) -> Callable[[], Coroutine[Any, Any, Message]]:
+    max_bytes: int = getattr(settings, setting)
     told = request.headers.get("content-length", "")
     expected = int(told) if told.isdecimal() else 0
     received = 0
@@ -165,9 +173,7 @@ def _limited(request: Request, max_bytes: int) -> Callable[[], Coroutine[Any, An
             received += len(message.get("body", b""))
             if received <= max_bytes:
                 return message
-        raise HTTPException(
-            413,
-            f"The body is larger than {max_bytes:,} bytes; the setting rest.max_body_bytes says how large it may be",
-        )
+        limit = f"{max_bytes:,} bytes; the setting rest.{setting} says how large it may be"
+        raise HTTPException(413, f"The body is larger than {limit}")
 
     return receive
