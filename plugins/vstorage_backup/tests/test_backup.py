@@ -6,6 +6,7 @@ import threading
 from contextlib import closing
 from datetime import datetime, timezone
 from decimal import Decimal
+from importlib.metadata import version
 
 import pytest
 from models import Device, Member, Team, User
@@ -93,12 +94,12 @@ def test_a_database_whose_locks_we_do_not_see_is_neither_backed_up_nor_restored(
     machine = open_machine(f"sqlite:///{tmp_path / 'machine.db'}")
     machine.export("backup", backup)
     machine.close()
-    for url in (
-        f"sqlite:///file:{tmp_path / 'machine.db'}?vfs=unix-excl&uri=true",
-        URL.create(
-            "sqlite", database=f"file:{tmp_path / 'machine.db'}?vfs=unix-excl", query={"uri": "true"}
-        ).render_as_string(),
-    ):
+    urls = [f"sqlite:///file:{tmp_path / 'machine.db'}?vfs=unix-excl&uri=true"]
+    # SQLAlchemy before 2.1 adds a question mark of its own, so that SQLite knows no such vfs and opens nothing.
+    if not version("sqlalchemy").startswith("2.0."):
+        inside = URL.create("sqlite", database=f"file:{tmp_path / 'machine.db'}?vfs=unix-excl", query={"uri": "true"})
+        urls.append(inside.render_as_string())
+    for url in urls:
         machine = open_machine(url)
         for work in (
             lambda machine: machine.export("backup", tmp_path / "again.sqlite"),
