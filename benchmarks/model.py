@@ -31,3 +31,15 @@ class User(SQLModel, table=True):
     created_at: datetime = Field(default_factory=now)
     notes: str = ""
     deleted_at: datetime | None = Field(default=None, index=True)
+
+
+class NewUser(SQLModel):
+    """What a client sends to the web APIs that are written by hand."""
+
+    name: str
+    email: str
+    quantity: int = 0
+    price: float = 0.0
+    active: bool = True
+    created_at: datetime = Field(default_factory=now)
+    notes: str = ""

@@ -335,7 +335,8 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         return direct is not None and direct.insert(instances, actor, max_records)
 
     def require_room(self, count: int, max_records: int) -> None:
-        """Inside a transaction: let so many more live records be too many for nobody until it ends.
+        """Inside a transaction: make sure that `count` more live records fit, and that nobody else takes the room
+        until it ends.
 
         Raises:
             RecordLimitReached: There would be more than `max_records`.

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -36,7 +37,7 @@ class Catalogue:
         self._storage = storage
         self._collected: dict[str, list[tuple[LoadedPlugin, Any]]] = {}
 
-    @property
+    @cached_property
     def exporters(self) -> dict[str, Exporter]:
         """By name."""
         contributed = self._collect("vstorage_register_exporters", Exporter)
@@ -46,7 +47,7 @@ class Catalogue:
         refuse_duplicates("export file of a table", tables, lambda table: table.filename)
         return by_name
 
-    @property
+    @cached_property
     def importers(self) -> dict[str, Importer]:
         """By name."""
         contributed = self._collect("vstorage_register_importers", Importer)
@@ -54,7 +55,7 @@ class Catalogue:
         refuse_duplicates("import path", contributed, lambda importer: importer.path)
         return by_name
 
-    @property
+    @cached_property
     def health_checks(self) -> dict[str, HealthCheck]:
         """By name."""
         contributed = self._collect("vstorage_register_health_checks", HealthCheck)

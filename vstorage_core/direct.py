@@ -26,11 +26,7 @@ if TYPE_CHECKING:
 
 
 def require_room(component: str, wanted: int, max_records: int) -> None:
-    """Refuse more live records than there may be.
-
-    Raises:
-        RecordLimitReached: `wanted` are too many.
-    """
+    """Raise RecordLimitReached where more live records are wanted than there may be."""
     if wanted > max_records:
         raise RecordLimitReached(f"Max {max_records} records allowed for {component}")
 
@@ -55,7 +51,11 @@ class DirectRows:
         self._audited = accessor.audited
 
     def insert(self, instances: Sequence[SQLModel], actor: str | None, max_records: int | None) -> bool:
-        """Insert them; False, with nothing done, when a row needs a default of SQLAlchemy's."""
+        """Insert them; False, with nothing done, when a row needs a default of SQLAlchemy's.
+
+        Raises:
+            RecordLimitReached: There would be more than `max_records` live records.
+        """
         with collector_paused(len(instances)):
             # Before the lock is taken: others may write meanwhile.
             rows = [self._validated(self._record.values_of(instance)) for instance in instances]

@@ -223,10 +223,12 @@ class RecordType:
         scratch = self.model.__new__(self.model)
         try:
             self.model.__pydantic_validator__.validate_python(fields, self_instance=scratch)
-            held = scratch.__dict__
-            if is_complete and lacks_key:
-                held[self.key] = None
-            valid = held if is_complete else {name: held[name] for name in fields}
+            valid: Values = scratch.__dict__
+            if not is_complete:
+                # The validator has filled in the model's defaults for what is missing.
+                valid = {name: valid[name] for name in fields}
+            elif lacks_key:
+                valid[self.key] = None
         except ValidationError as error:
             problems = [
                 problem

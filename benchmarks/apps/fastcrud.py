@@ -5,23 +5,13 @@ from datetime import datetime
 
 from fastapi import FastAPI
 from fastcrud import crud_router
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
-from benchmarks.model import User, now
+from benchmarks.model import NewUser, User
 
 engine = create_async_engine(f"sqlite+aiosqlite:///{os.environ['BENCH_DATABASE']}")
 make_session = async_sessionmaker(engine, expire_on_commit=False)
-
-
-class CreateUser(BaseModel):
-    name: str
-    email: str
-    quantity: int = 0
-    price: float = 0.0
-    active: bool = True
-    created_at: datetime = Field(default_factory=now)
-    notes: str = ""
 
 
 class UpdateUser(BaseModel):
@@ -41,5 +31,5 @@ async def open_session() -> AsyncIterator[AsyncSession]:
 
 app = FastAPI()
 app.include_router(
-    crud_router(session=open_session, model=User, create_schema=CreateUser, update_schema=UpdateUser, path="/users")
+    crud_router(session=open_session, model=User, create_schema=NewUser, update_schema=UpdateUser, path="/users")
 )

@@ -1,30 +1,19 @@
 # The way of SQLModel's tutorial, with an audit row per write.
 import os
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Header, HTTPException
-from sqlmodel import Field, Session, SQLModel, func, select
+from sqlmodel import Session, func, select
 
 from benchmarks.contenders.sqlmodel import Contender, entry
-from benchmarks.model import User, now
+from benchmarks.model import NewUser, User
 
 limit = int(os.environ.get("BENCH_MAX_RECORDS") or 0)
 database = Contender(Path(os.environ["BENCH_DATABASE"]))
 database.create_tables()
 app = FastAPI()
-
-
-class UserIn(SQLModel):
-    name: str
-    email: str
-    quantity: int = 0
-    price: float = 0.0
-    active: bool = True
-    created_at: datetime = Field(default_factory=now)
-    notes: str = ""
 
 
 def open_session() -> Iterator[Session]:
@@ -50,7 +39,7 @@ def get_user(key: int, session: InSession) -> User:
 
 
 @app.post("/users/", status_code=201)
-def create_user(sent: UserIn, session: InSession, actor: Actor) -> User:
+def create_user(sent: NewUser, session: InSession, actor: Actor) -> User:
     if limit and session.exec(select(func.count()).select_from(User)).one() >= limit:
         raise HTTPException(409)
     user = User(**sent.model_dump())
@@ -62,7 +51,7 @@ def create_user(sent: UserIn, session: InSession, actor: Actor) -> User:
 
 
 @app.put("/users/{key}")
-def put_user(key: int, sent: UserIn, session: InSession, actor: Actor) -> User:
+def put_user(key: int, sent: NewUser, session: InSession, actor: Actor) -> User:
     user = session.get(User, key)
     if user is None:
         raise HTTPException(404)
