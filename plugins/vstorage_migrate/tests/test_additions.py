@@ -1,6 +1,8 @@
 """What is added, on each engine: columns, indexes and tables that the models have and the database has not."""
 
 import sqlite3
+import subprocess
+import sys
 import threading
 from datetime import datetime
 from decimal import Decimal
@@ -312,3 +314,13 @@ def test_a_disk_without_room_for_the_copy_refuses_the_migration(
             migrate(storage)
         assert "note" not in columns(storage, "recipe")
     assert copies(tmp_path) == []
+
+
+def test_a_machine_that_does_not_migrate_loads_no_alembic(make_database):
+    code = (
+        "import sys; from vstorage_core import Storage\n"
+        "with Storage(sys.argv[1]) as storage:\n"
+        "    print('migrate' in [plugin.name for plugin in storage.plugins()], 'alembic' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, make_database("sqlite")], capture_output=True, text=True)
+    assert done.stdout == "True False\n", done.stderr
