@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -101,8 +100,7 @@ class AuditLog(SQLModel, table=True):
 AUDIT_TABLE: sqlalchemy.Table = AuditLog.__table__  # type: ignore[attr-defined]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
+class Provenance(NamedTuple):
     """Who is acting and what is known about it; stands in every audit row of what is done meanwhile."""
 
     actor: str = "internal"
@@ -113,7 +111,7 @@ class Provenance:
     request_id: str | None = None
 
 
-_provenance: ContextVar[Provenance] = ContextVar("vstorage_provenance", default=Provenance())  # noqa: B039 (frozen)
+_provenance: ContextVar[Provenance] = ContextVar("vstorage_provenance", default=Provenance())  # noqa: B039 (constant)
 
 
 def current_provenance() -> Provenance:
@@ -135,7 +133,7 @@ def acting_as(actor: str | None = None, **details: str | None) -> Iterator[None]
     if actor is not None:
         details["actor"] = check_actor(actor)
     before = _provenance.get()
-    _provenance.set(replace(before, **details))  # type: ignore[arg-type]
+    _provenance.set(Provenance(**{**before._asdict(), **details}))
     try:
         yield
     finally:
@@ -164,41 +162,42 @@ class Entry(NamedTuple):
     after: str | None
 
 
-def write_entries(connection: Connection, entries: Sequence[Entry]) -> list[Values]:
-    """Insert the entries in one statement, blamed on the current actor; returns the rows."""
+class WrittenEntries(NamedTuple):
+    """Entries that were written at one moment on behalf of one caller."""
+
+    entries: Sequence[Entry]
+    timestamp: datetime
+    provenance: Provenance
+
+    def rows(self) -> list[Values]:
+        """As rows of the audit table."""
+        common = {"timestamp": self.timestamp, **self.provenance._asdict()}
+        return [{**common, **entry._asdict()} for entry in self.entries]
+
+    def changes(self) -> list[Change]:
+        """As the commit listeners get them."""
+        actor, timestamp = self.provenance.actor, self.timestamp
+        return [
+            Change(component, operation, key, actor, timestamp, before, after)
+            for component, key, operation, before, after in self.entries
+        ]
+
+
+def written_now(entries: Sequence[Entry], actor: str | None = None) -> WrittenEntries:
+    """The entries, blamed on `actor`, which `check_actor` knows, or on whom `acting_as` names."""
+    provenance = current_provenance()
+    if actor is not None:
+        provenance = Provenance(actor, *provenance[1:])  # `_replace` takes twice as long
+    return WrittenEntries(entries, datetime.now(timezone.utc), provenance)
+
+
+def write_entries(connection: Connection, entries: Sequence[Entry]) -> list[WrittenEntries]:
+    """Insert the entries, if there are any, in one statement, blamed on the current actor; returns them."""
     if not entries:
         return []
-    rows = audit_rows(entries)
-    connection.execute(AUDIT_TABLE.insert(), rows)
-    return rows
-
-
-def audit_rows(entries: Sequence[Entry], actor: str | None = None) -> list[Values]:
-    """The entries as rows of the audit table, blamed on `actor` or on whom `acting_as` names.
-
-    Raises:
-        InvalidInput: `actor` is blank, too long or not printable.
-    """
-    common: Values = {"timestamp": datetime.now(timezone.utc), **vars(current_provenance())}
-    if actor is not None:
-        common["actor"] = check_actor(actor)
-    return [
-        {**common, "component": component, "record_id": key, "operation": operation, "before": before, "after": after}
-        for component, key, operation, before, after in entries
-    ]
-
-
-def change_of(row: Values) -> Change:
-    """What a row of the audit table says, for the commit listeners."""
-    return Change(
-        component=row["component"],
-        operation=row["operation"],
-        record_id=row["record_id"],
-        actor=row["actor"],
-        timestamp=row["timestamp"],
-        before_json=row["before"],
-        after_json=row["after"],
-    )
+    written = written_now(entries)
+    connection.execute(AUDIT_TABLE.insert(), written.rows())
+    return [written]
 
 
 class FlushAudit:

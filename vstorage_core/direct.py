@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.orm.attributes import instance_state, set_committed_value
 from sqlmodel import SQLModel
 
-from vstorage_core.audit import Entry, audit_rows, update_operation
+from vstorage_core.audit import Entry, Provenance, update_operation, written_now
 from vstorage_core.errors import RecordDeleted, RecordLimitReached
 from vstorage_core.records import SOFT_DELETE_FIELD, RecordType, Values
 from vstorage_core.rows import RowPlan, collector_paused
@@ -23,6 +23,10 @@ from vstorage_core.storage import Storage
 
 if TYPE_CHECKING:
     from vstorage_core.accessor import ModelAccessor
+
+
+# In the order of `_audit`.
+_AUDIT_COLUMNS = ("timestamp", *Provenance._fields, *Entry._fields)
 
 
 def require_room(component: str, wanted: int, max_records: int) -> None:
@@ -99,13 +103,13 @@ class DirectRows:
         self._settle(transaction, instance, values, is_new=is_new)
         return True
 
-    def update(self, key: Any, fields: Values, actor: str | None) -> SQLModel | None:
+    def update(self, key: Any, given: Values, actor: str | None) -> SQLModel | None:
         """Change fields of a live record; None when there is none."""
         with self._storage.row_transaction(self._scope) as transaction:
             stored = self._plan.select_one(transaction.cursor, key)
             if stored is None or self._record.is_deleted(stored):
                 return None
-            values = self._update(transaction, stored, fields, actor)
+            values = self._update(transaction, stored, given, actor)
         instance = self._plan.make(values)
         if transaction.session is not None:
             self._plan.attach(instance, transaction.session)
@@ -164,9 +168,14 @@ class DirectRows:
 
     def _audit(self, transaction: RowTransaction, entries: Sequence[Entry], actor: str | None) -> None:
         if self._audited and entries:
-            rows = audit_rows(entries, actor)
-            self._audit_plan.insert_without_keys(transaction.cursor, rows)
-            transaction.changes += rows
+            written = written_now(entries, actor)
+            common = (self._audit_plan.bind("timestamp", written.timestamp), *written.provenance)
+            rows = [
+                (*common, component, str(key), operation, before, after)
+                for component, key, operation, before, after in entries
+            ]
+            self._audit_plan.insert_bound(transaction.cursor, _AUDIT_COLUMNS, rows)
+            transaction.changes.append(written)
 
     def _settle(self, transaction: RowTransaction, instance: SQLModel, values: Values, *, is_new: bool) -> None:
         state, session = instance_state(instance), transaction.session

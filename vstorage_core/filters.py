@@ -104,7 +104,7 @@ def _of_text(column: Column[Any], annotation: Any, field: str, text: str) -> Any
     rule = storage_rule(column)
     try:
         if rule is not None:
-            rule(value)
+            rule.check(value)
     except ValueError as error:
         raise InvalidInput(f"{field} cannot be compared with this value: {error}") from None
     return value

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import timezone
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, DateTime, Dialect, Integer, type_coerce
+from sqlalchemy import Column, ColumnElement, DateTime, Dialect, Integer, Select, type_coerce
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.types import NULLTYPE
 from sqlmodel import SQLModel
 from sqlmodel.sql.sqltypes import UTCDateTime
 
-from vstorage_core.records import SOFT_DELETE_FIELD, Converters, RecordType, Values, compiled, converted
+from vstorage_core.records import SOFT_DELETE_FIELD, Converters, RecordType, UnlessNone, Values, compiled, converted
 
 # SQLite takes 999 parameters in old builds.
 CHUNK = 500
@@ -52,18 +53,17 @@ class RowPlan:
 
     def __init__(self, record: RecordType, dialect: Dialect) -> None:
         self.record = record
+        self._dialect = dialect
         quote = dialect.identifier_preparer
         table = record.mapper.local_table
         self._column_names = {name: quote.format_column(column) for name, column in record.columns.items()}
         self._table = quote.format_table(table)
         self._key_name = record.key
         self._key = self._column_names[record.key]
-        self._binds = {
-            name: process
-            for name, column in record.columns.items()
-            if (process := column.type.dialect_impl(dialect).bind_processor(dialect)) is not None
+        self._binds: Converters = {
+            name: bind for name, column in record.columns.items() if (bind := _bind(column, dialect)) is not None
         }
-        loads = {
+        loads: dict[str, Callable[[Any], Any]] = {
             name: process
             for name, column in record.columns.items()
             if (process := column.type.dialect_impl(dialect).result_processor(dialect, None)) is not None
@@ -84,14 +84,17 @@ class RowPlan:
         self._select = f"SELECT {', '.join(self._column_names.values())} FROM {self._table} WHERE {self._key} "  # noqa: S608
         self._count = f"SELECT count(*) FROM {self._table}"  # noqa: S608
         self._count_live = f"{self._count} WHERE {self._column_names.get(SOFT_DELETE_FIELD)} IS NULL"
+        self._inserts: dict[tuple[str, ...], str] = {}
         self._updates: dict[tuple[str, ...], str] = {}
         self._class = record.mapper.class_
         self._new_instance = record.mapper.class_manager.new_instance
 
     def bind(self, name: str, value: Any) -> Any:
         """The value as the driver takes it."""
-        process = self._binds.get(name)
-        return value if process is None else process(value)
+        bind = self._binds.get(name)
+        if isinstance(bind, UnlessNone):
+            return None if value is None else bind.convert(value)
+        return value if bind is None else bind(value)
 
     # Statements; `cursor` is the driver's
 
@@ -103,14 +106,17 @@ class RowPlan:
         if made:
             values[self._key_name] = cursor.lastrowid
 
-    def insert_without_keys(self, cursor: Any, rows: Sequence[Values]) -> None:
-        """Insert rows whose keys nobody needs to know."""
-        insert = self._insert_without_key
-        assert insert is not None  # noqa: S101 (only the audit table is written so)
+    def insert_bound(self, cursor: Any, names: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> None:
+        """Insert rows of these columns, as the driver takes them, whose keys nobody needs to know."""
+        statement = self._inserts.get(names)
+        if statement is None:
+            columns = ", ".join(self._column_names[name] for name in names)
+            statement = f"INSERT INTO {self._table} ({columns}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608
+            self._inserts[names] = statement
         if len(rows) == 1:  # a third faster
-            cursor.execute(insert.statement, insert.parameters(rows[0]))
+            cursor.execute(statement, rows[0])
         else:
-            cursor.executemany(insert.statement, map(insert.parameters, rows))
+            cursor.executemany(statement, rows)
 
     def select(self, cursor: Any, keys: Sequence[Any]) -> Iterator[Values]:
         """The stored rows of these keys."""
@@ -152,6 +158,16 @@ class RowPlan:
         return int(cursor.fetchone()[0])
 
     # Many rows for JSON
+
+    def prepared(self, statement: Select[Any]) -> tuple[str, tuple[Any, ...]]:
+        """The statement, of `raw_columns`, as the driver takes it, with its parameters."""
+        made = statement.compile(dialect=self._dialect)
+        state = made.construct_expanded_state()
+        processors: dict[str, Any] = {**made._bind_processors, **state.processors}
+        values = ((name, state.parameters[name]) for name in state.positiontup or ())
+        return state.statement, tuple(
+            processors[name](value) if name in processors else value for name, value in values
+        )
 
     def for_json(self, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[Values]:
         """Rows of `raw_columns` as values that `records.encode` writes as it writes those of a snapshot."""
@@ -205,7 +221,17 @@ def raw_columns(record: RecordType, names: Iterable[str]) -> list[ColumnElement[
     return [type_coerce(record.columns[name], NULLTYPE).label(name) for name in names]
 
 
-def _json_forms(record: RecordType, loads: Converters) -> Converters:
+def _bind(column: Column[Any], dialect: Dialect) -> Callable[[Any], Any] | UnlessNone | None:
+    """How a value of the column is given to the driver; None: as it is."""
+    kind = column.type
+    if type(kind) is not UTCDateTime:
+        return kind.dialect_impl(dialect).bind_processor(dialect)
+    # SQLModel's decorator would check once more that there is a time zone, and SQLAlchemy calls it in a roundabout way.
+    store: Any = kind.impl_instance.dialect_impl(dialect).bind_processor(dialect)
+    return UnlessNone(lambda value: store(value.astimezone(timezone.utc)))
+
+
+def _json_forms(record: RecordType, loads: Mapping[str, Callable[[Any], Any]]) -> Converters:
     return {
         name: _json_form(column, loads.get(name), record.canonical.get(name))
         for name, column in record.columns.items()
@@ -215,11 +241,13 @@ def _json_forms(record: RecordType, loads: Converters) -> Converters:
 
 def _json_form(
     column: Column[Any], load: Callable[[Any], Any] | None, canonical: Callable[[Any], Any] | None
-) -> Callable[[Any], Any]:
+) -> Callable[[Any], Any] | UnlessNone:
     def convert(stored: Any) -> Any:
         value = stored if load is None else load(stored)
         return value if value is None or canonical is None else canonical(value)
 
+    if load is None and canonical is not None:
+        return UnlessNone(canonical)
     if load is not None and canonical is None:
         return load
     if type(column.type) not in (DateTime, UTCDateTime):
@@ -227,15 +255,13 @@ def _json_form(
     zone = "Z" if type(column.type) is UTCDateTime else ""
 
     def convert_time(stored: Any) -> Any:
-        if stored is None:
-            return None
         # SQLAlchemy stores `2026-11-24 08:30:00.000000`, which is JSON's spelling but for three characters; making a
         # datetime of it, only to write it again, costs more than the rest of the row.
         if type(stored) is str and len(stored) == 26 and stored[10] == " ":
-            return f"{stored[:10]}T{stored[11:19] if stored.endswith('.000000') else stored[11:]}{zone}"
+            return (stored[:19] if stored.endswith(".000000") else stored).replace(" ", "T") + zone
         return convert(stored)
 
-    return convert_time
+    return UnlessNone(convert_time)
 
 
 class collector_paused:  # a class, because a generator costs three times as much

@@ -21,10 +21,10 @@ from sqlalchemy.orm import ORMExecuteState, SessionTransaction
 from sqlalchemy.sql.dml import UpdateBase
 from sqlmodel import Session, SQLModel
 
-from vstorage_core.audit import AuditLog, FlushAudit, write_entries
+from vstorage_core.audit import AuditLog, FlushAudit, WrittenEntries, write_entries
 from vstorage_core.engine import Backend, Owner
 from vstorage_core.errors import StorageError, StorageUnavailable
-from vstorage_core.records import Values, record_type
+from vstorage_core.records import record_type
 from vstorage_core.rows import is_any_heard
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ class StorageSession(Session):
         self.backend = backend
         self.writing = False
         self.write_timeout_seconds: float | None = None
-        # Rows of the audit trail.
-        self.changes: list[Values] = []
-        self.committed: list[Values] = []
+        # What was written into the audit trail.
+        self.changes: list[WrittenEntries] = []
+        self.committed: list[WrittenEntries] = []
         # How many changes there were when a transaction or savepoint began. Weak, or a long transaction would keep
         # every savepoint that it ever had.
         self.marks: WeakKeyDictionary[SessionTransaction, int] = WeakKeyDictionary()
@@ -198,13 +198,13 @@ class RowTransaction:
     Attributes:
         cursor: The driver's.
         session: The session whose transaction it is part of, if there is one.
-        changes: Rows of the audit trail that have been written, for the commit listeners.
+        changes: What was written into the audit trail, for the commit listeners.
     """
 
     def __init__(self, cursor: Any, session: StorageSession | None = None) -> None:
         self.cursor = cursor
         self.session = session
-        self.changes: list[Values] = []
+        self.changes: list[WrittenEntries] = []
 
 
 class JoinedRows(RowTransaction):

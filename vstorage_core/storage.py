@@ -16,14 +16,14 @@ from sqlalchemy import Connection, Engine, MetaData, Table, inspect, select
 from sqlalchemy.sql.ddl import sort_tables_and_constraints
 from sqlmodel import Session, SQLModel
 
-from vstorage_core.audit import AuditLog, acting_as, change_of, upgrade_audit_table
+from vstorage_core.audit import AuditLog, WrittenEntries, acting_as, upgrade_audit_table
 from vstorage_core.catalogue import Catalogue, ask, complete_file
 from vstorage_core.configuration import Configuration, SettingsT
 from vstorage_core.contributions import Exporter, Health, HealthCheck, Importer, PluginInfo, Progress, progress_to
 from vstorage_core.engine import Backend, EngineSettings, current_owner, open_backend
 from vstorage_core.errors import TransactionConflict, TransactionError
 from vstorage_core.plugins import PluginRegistry
-from vstorage_core.records import Values, record_type
+from vstorage_core.records import record_type
 from vstorage_core.rows import RowPlan, has_listeners, is_plain
 from vstorage_core.sessions import (
     JoinedRows,
@@ -457,11 +457,11 @@ class Storage:
             changes, session.committed = session.committed, []
             self._tell(changes)
 
-    def _tell(self, rows: list[Values]) -> None:
+    def _tell(self, written: list[WrittenEntries]) -> None:
         listening = [accessor for accessor in self._accessors.values() if accessor.commit_listeners]
-        if not rows or not (listening or self.plugin_registry.hook.vstorage_after_commit.get_hookimpls()):
+        if not written or not (listening or self.plugin_registry.hook.vstorage_after_commit.get_hookimpls()):
             return
-        changes = [change_of(row) for row in rows]
+        changes = [change for entries in written for change in entries.changes()]
         for accessor in listening:
             own = [change for change in changes if change.component == accessor.component]
             for listener in accessor.commit_listeners if own else ():
