@@ -98,7 +98,9 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
     @property
     def storage(self) -> Storage:
         """The database this accessor works on."""
-        storage = self._storage or default_storage()
+        if self._storage is not None:
+            return self._storage
+        storage = default_storage()
         storage.register(self)
         return storage
 
@@ -301,7 +303,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
             self._require_new(instance)
         keys = [self._key_of(instance) for instance in new]
         try:
-            is_hooked = self._hooked("insert")
+            is_hooked = self.is_hooked("insert")
             if not is_hooked and self._insert_directly(new, keys, actor, max_records):
                 return new
             with self._write(actor) as session:
@@ -366,7 +368,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         was_new = inspect(instance).transient
         try:
             direct = None
-            if not (self._hooked("update") or self._hooked("insert")):
+            if not (self.is_hooked("update") or self.is_hooked("insert")):
                 direct = self._direct(actor, [instance], [key])
             if direct is not None and direct.save(instance, key, given, actor):
                 return instance
@@ -442,7 +444,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
             raise
 
     def _update(self, key: Any, fields: Values, actor: str | None) -> ModelT | None:
-        direct = None if self._hooked("update") else self._direct(actor, keys=[key])
+        direct = None if self.is_hooked("update") else self._direct(actor, keys=[key])
         if direct is not None:
             return direct.update(key, fields, actor)  # type: ignore[return-value]
         with self._write(actor) as session:
@@ -479,7 +481,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
             raise
 
     def _delete(self, keys: Sequence[Any], actor: str | None) -> int:
-        direct = None if self._hooked("delete") else self._direct(actor, keys=keys)
+        direct = None if self.is_hooked("delete") else self._direct(actor, keys=keys)
         if direct is not None:
             return direct.delete(keys, actor)
         with self._write(actor) as session:
@@ -509,7 +511,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         if not self.has_soft_delete:
             return False
         key = self.record.identity(id)
-        direct = None if self._hooked("restore") else self._direct(actor, keys=[key])
+        direct = None if self.is_hooked("restore") else self._direct(actor, keys=[key])
         if direct is not None:
             return direct.restore(key, actor)
         with self._write(actor) as session:

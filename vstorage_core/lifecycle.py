@@ -139,13 +139,16 @@ class LifecycleHooks:
         if inspect.iscoroutinefunction(function):
             raise ConfigurationError(f"{self!r}: {_name_of(function)} is async; hooks are plain functions")
 
-    def _hooked(self, operation: str) -> bool:
-        """Whether a hook or decorator waits for the operation."""
-        listeners = self._listeners
-        if listeners and (listeners.get(f"before_{operation}") or listeners.get(f"after_{operation}")):
-            return True
-        implements = self.storage.plugin_registry.implements
-        return implements(f"vstorage_before_{operation}") or implements(f"vstorage_after_{operation}")
+    def is_hooked(self, *operations: Literal["insert", "update", "delete", "restore"]) -> bool:
+        """Whether a hook of a plugin or a decorated function waits for one of the operations."""
+        listeners, implements = self._listeners, self.storage.plugin_registry.implements
+        for operation in operations:
+            before, after = f"before_{operation}", f"after_{operation}"
+            if listeners and (listeners.get(before) or listeners.get(after)):
+                return True
+            if implements(f"vstorage_{before}") or implements(f"vstorage_{after}"):
+                return True
+        return False
 
     def _emit(self, event: Event, session: Session, instance: SQLModel, **extra: Any) -> None:
         caller = getattr(self.storage.plugin_registry.hook, f"vstorage_{event}")

@@ -1,22 +1,24 @@
 """What the modules that add routes for one accessor share: its router, its types, its names."""
 
 # No `from __future__ import annotations`: the types are made here and read by FastAPI.
+import functools
 import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from vstorage_core import ConfigurationError, ModelAccessor
 from vstorage_rest.access import Caller, admission_for, asks_plugins, caller_for
 from vstorage_rest.json_types import UtcByDefault
 from vstorage_rest.resource import Resource
-from vstorage_rest.routes import guarded_route, in_turn
+from vstorage_rest.routes import guarded_route
 from vstorage_rest.schemas import key_annotation
 from vstorage_rest.settings import rest_settings
+from vstorage_rest.turns import in_turn, take_turn
 
 RESERVED_PREFIXES = frozenset({"db", "docs", "redoc", "openapi.json"})
 
@@ -92,6 +94,13 @@ class Collection:
             return schema.model_validate(json.loads(await request.body()))
         except (ValueError, RecursionError):
             return None
+
+    async def write(self, endpoint: Callable[..., Response], **arguments: Any) -> Response:
+        """What the endpoint answers to a plain request, which may share its transaction with others."""
+        accessor, storage = self.resource.accessor, self.resource.storage
+        # A hook may take its time, and a unit of work does not always end with its savepoint.
+        joins = storage.row_plan(accessor.model) is not None and not accessor.is_hooked("insert", "update")
+        return await take_turn(storage, "writing", functools.partial(endpoint, **arguments), joins=joins)
 
     def plain_key(self, request: Request) -> Any:
         """The key in the request's path; None where it cannot be one."""

@@ -15,7 +15,7 @@ from starlette.datastructures import QueryParams
 
 from vstorage_core.filters import conditions_of, operators_of
 from vstorage_core.records import SOFT_DELETE_FIELD, RecordType, Values, encode_snapshot
-from vstorage_core.rows import raw_columns
+from vstorage_core.rows import RowPlan, raw_columns
 from vstorage_rest.json_types import INTEGER_LIMIT, parameter_type, without_none
 from vstorage_rest.schemas import visible_fields
 
@@ -200,6 +200,7 @@ class ListStatement:
             self.conditions.append(getattr(record.model, SOFT_DELETE_FIELD).is_(None))
         every = select(func.count()).select_from(record.model).where(*self.conditions)
         self.total = every if query.count else None
+        self._prepared: tuple[RowPlan, tuple[str, tuple[Any, ...]]] | None = None
         self._after = [] if query.after is None else [self._later_than(query.after)]
 
     @functools.cached_property
@@ -212,6 +213,13 @@ class ListStatement:
     def raw_select(self) -> Select[Any]:
         """The same, for rows that come as the driver gives them."""
         return self._select(raw_columns(self._record, self.names))
+
+    def prepared(self, plan: RowPlan) -> tuple[str, tuple[Any, ...]]:
+        """`raw_select` as the driver takes it."""
+        known = self._prepared
+        if known is None or known[0] is not plan:
+            known = self._prepared = (plan, plan.prepared(self.raw_select))
+        return known[1]
 
     def _select(self, columns: Iterable[Any]) -> Select[Any]:
         statement = select(*columns).where(*self.conditions, *self._after).order_by(*self.order_by)

@@ -67,9 +67,14 @@ class Resource(Generic[ModelT]):
                 found = session.execute(statement.select).all()
                 total = None if statement.total is None else session.execute(statement.total).scalar_one()
             return self.record.for_json([dict(zip(statement.names, row, strict=True)) for row in found]), total
+        if statement.total is None:
+            with self.storage.row_reader() as cursor:
+                found = cursor.execute(*statement.prepared(plan)).fetchall()
+            return plan.for_json(statement.names, found), None
+        # On one connection, both see the same moment.
         with self.storage.reading_connection() as connection:
             found = connection.execute(statement.raw_select).all()
-            total = None if statement.total is None else connection.execute(statement.total).scalar_one()
+            total = connection.execute(statement.total).scalar_one()
         return plan.for_json(statement.names, found), total
 
     def find(self, key: Any, *, lock: bool = False) -> Values | None:

@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations`: FastAPI resolves the annotations of functions inside functions here.
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, HTTPException, Request, Response
@@ -177,13 +177,17 @@ def _add_create(collection: Collection) -> None:
     router, resource, writer = collection.router, collection.resource, collection.writer
     Create = create_schema(resource.record)
 
+    def create(request: Request, caller: Caller, payload: BaseModel) -> Response:
+        with caller.acting():
+            key = resource.create(resource.sent(payload))
+            return resource.respond_stored(key, 201, {"Location": resource.location(request.url.path, key)})
+
     async def create_plain(request: Request) -> Response | None:
         payload = await collection.plain_payload(request, Create)
         if payload is None:
             return None
         caller = collection.admit_writer(request)
-        response: Response = await create_record(request=request, caller=caller, payload=payload)
-        return response
+        return await collection.write(create, request=request, caller=caller, payload=payload)
 
     @router.post(
         "/",
@@ -201,15 +205,10 @@ def _add_create(collection: Collection) -> None:
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         """Create a record."""
-
-        def create() -> Response:
-            key = resource.create(resource.sent(payload))
-            return resource.respond_stored(key, 201, {"Location": resource.location(request.url.path, key)})
-
-        with caller.acting():
-            if idempotency_key is None:
-                return create()
-            return run_once(resource.storage, request, caller, idempotency_key, [payload], create)
+        work = partial(create, request, caller, payload)
+        if idempotency_key is None:
+            return work()
+        return run_once(resource.storage, request, caller, idempotency_key, [payload], work)
 
 
 def _add_changes(collection: Collection) -> None:
@@ -217,19 +216,17 @@ def _add_changes(collection: Collection) -> None:
     writer, Key, singular = collection.writer, collection.Key, collection.singular
     Read, Update = read_schema(resource.record), update_schema(resource.record)
 
-    def changing(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-        endpoint = collection.write_in_turn(endpoint)
-
+    def changing(endpoint: Callable[..., Response]) -> Callable[..., Any]:
         async def change_plain(request: Request) -> Response | None:
             key = collection.plain_key(request)
             payload = None if key is None else await collection.plain_payload(request, Update)
             if payload is None:
                 return None
             caller = collection.admit_writer(request)
-            response: Response = await endpoint(request=request, caller=caller, record_id=key, payload=payload)
-            return response
+            return await collection.write(endpoint, request=request, caller=caller, record_id=key, payload=payload)
 
-        return with_shortcut(change_plain)(endpoint)
+        in_turn: Callable[..., Any] = collection.write_in_turn(endpoint)
+        return with_shortcut(change_plain)(in_turn)
 
     @router.put(
         "/{record_id}",

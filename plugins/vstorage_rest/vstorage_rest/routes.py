@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import random
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
-from weakref import WeakKeyDictionary
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
-from vstorage_core import Storage, TransactionConflict
+from vstorage_core import TransactionConflict
 from vstorage_rest.access import UNSAFE_METHODS
 from vstorage_rest.failures import answer
 from vstorage_rest.settings import RestSettings
 
-ResultT = TypeVar("ResultT")
 EndpointT = TypeVar("EndpointT", bound=Callable[..., Any])
 Shortcut = Callable[[Request], Coroutine[Any, Any, Response | None]]
 
@@ -102,60 +97,6 @@ def with_shortcut(shortcut: Shortcut) -> Callable[[EndpointT], EndpointT]:
     def decorate(endpoint: EndpointT) -> EndpointT:
         endpoint.shortcut = shortcut  # type: ignore[attr-defined]
         return endpoint
-
-    return decorate
-
-
-class Turn:
-    """Lets requests do their work in a thread one after the other.
-
-    `sqlite3` lets go of the interpreter at every row: eight threads that read or write at once take three times the
-    time that they take in turn. It is no lock: who has waited long enough for somebody slow goes ahead.
-
-    Args:
-        patience_seconds: How long is long enough.
-    """
-
-    def __init__(self, patience_seconds: float) -> None:
-        self._patience_seconds = patience_seconds
-        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
-
-    async def run(self, work: Callable[..., ResultT], **arguments: Any) -> ResultT:
-        """The result of `work` in its turn."""
-        lock = self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
-        try:
-            await asyncio.wait_for(lock.acquire(), self._patience_seconds) if lock.locked() else await lock.acquire()
-        except asyncio.TimeoutError:
-            return await run_in_threadpool(work, **arguments)
-        try:
-            return await run_in_threadpool(work, **arguments)
-        finally:
-            lock.release()
-
-
-@dataclass(frozen=True)
-class Turns:
-    """The turns of a storage: a writer waits for the disk, and a reader may use that time."""
-
-    reading: Turn = field(default_factory=lambda: Turn(0.25))
-    # Past it they wait for the storage's own turn to write, which has a deadline.
-    writing: Turn = field(default_factory=lambda: Turn(1.0))
-
-
-def in_turn(storage_of: Callable[[], Storage], kind: Literal["reading", "writing"]) -> Callable[..., Any]:
-    """Decorates an endpoint that runs in a thread: on SQLite it does so in its turn."""
-
-    def decorate(endpoint: Callable[..., ResultT]) -> Callable[..., Coroutine[Any, Any, ResultT]]:
-        @functools.wraps(endpoint)
-        async def run(**arguments: Any) -> ResultT:
-            storage = storage_of()
-            if not storage.takes_turns:
-                return await run_in_threadpool(endpoint, **arguments)
-            turns = storage.extensions.setdefault("rest.turns", Turns())
-            turn: Turn = getattr(turns, kind)
-            return await turn.run(endpoint, **arguments)
-
-        return run
 
     return decorate
 

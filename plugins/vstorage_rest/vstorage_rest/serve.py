@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 from typing import Any
 
@@ -44,6 +45,9 @@ def serve(context: Any, target: str, host: str, port: int, url: str | None, max_
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=10, proxy_headers=False)
         )
+        # What is loaded stays: the collector would stop all requests to look through it, again and again.
+        gc.collect()
+        gc.freeze()
         # How uvicorn ends after Ctrl-C, and when the application's own start fails.
         with contextlib.suppress(KeyboardInterrupt, SystemExit):
             server.run(sockets=[listener])
