@@ -79,7 +79,6 @@ class AuditLog(SQLModel, table=True):
     __table_args__ = (
         Index("ix_auditlog_component_timestamp", "component", "timestamp", "id"),
         Index("ix_auditlog_component_record_id_timestamp", "component", "record_id", "timestamp", "id"),
-        {"sqlite_autoincrement": True},
     )
 
     id: int | None = Field(default=None, primary_key=True)

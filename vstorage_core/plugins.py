@@ -11,8 +11,6 @@ from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 import importlib_metadata
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 from pluggy import HookCaller, HookImpl, PluginManager, Result
 
 from vstorage_core import hookspecs
@@ -224,6 +222,10 @@ def _load_installed(entry_points: Iterable[importlib_metadata.EntryPoint]) -> li
 
 def _require_this_core(plugin: LoadedPlugin, entry_point: importlib_metadata.EntryPoint) -> None:
     """Refuse a plugin whose distribution requires another core: installers do not always see to it."""
+    # A quarter of what the core takes to be imported, and for nothing where there is no plugin.
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
     for text in (entry_point.dist.requires if entry_point.dist else None) or ():
         if not canonicalize_name(text).startswith(CORE):
             continue
