@@ -6,24 +6,21 @@ import functools
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import datetime, timezone
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import sqlalchemy
 from sqlalchemy import ColumnElement, func, inspect
 from sqlalchemy.orm import make_transient, make_transient_to_detached
-from sqlalchemy.orm.attributes import flag_modified, instance_state, set_committed_value
+from sqlalchemy.orm.attributes import instance_state, set_committed_value
 from sqlmodel import Session, select
 
-from vstorage_core.audit import AuditLog, acting_as, check_actor, stored_values
+from vstorage_core.audit import AuditLog, check_actor
 from vstorage_core.database import default_storage
 from vstorage_core.direct import DirectRows, require_room
 from vstorage_core.errors import (
     ConfigurationError,
     ConstraintViolation,
     InvalidInput,
-    RecordDeleted,
     TransactionConflict,
 )
 from vstorage_core.filters import conditions_of
@@ -32,6 +29,7 @@ from vstorage_core.records import SOFT_DELETE_FIELD, ModelT, Values, record_type
 from vstorage_core.rows import RowPlan
 from vstorage_core.sessions import Scope, StorageSession
 from vstorage_core.storage import Storage
+from vstorage_core.unit_of_work import UnitOfWork
 
 OrderBy = str | ColumnElement[Any] | Sequence[str | ColumnElement[Any]] | None
 
@@ -303,24 +301,9 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
             self._require_new(instance)
         keys = [self._key_of(instance) for instance in new]
         try:
-            is_hooked = self.is_hooked("insert")
-            if not is_hooked and self._insert_directly(new, keys, actor, max_records):
-                return new
-            with self._write(actor) as session:
-                if max_records is not None:
-                    self.require_room(len(new), max_records)
-                for instance in new:
-                    # Once more: one that was pending in the session has been stored meanwhile.
-                    self._require_new(instance)
-                    self._emit("before_insert", session, instance)
-                if not is_hooked or not self._insert_directly(new, [self._key_of(instance) for instance in new], actor):
-                    session.add_all(new)
-                    session.flush()
-                    if any(key is not None for key in keys):
-                        # PostgreSQL's sequence does not see keys that were given.
-                        self.storage.advance_keys(self.record.mapper.local_table)
-                for instance in new:
-                    self._emit("after_insert", session, instance)
+            direct = None if self.is_hooked("insert") else self._direct(actor, new, keys)
+            if direct is None or not direct.insert(new, actor, max_records):
+                UnitOfWork(self, actor).insert(new, keys, max_records)
         except BaseException as error:
             self._name_reference(error, map(self.record.values_of, new))
             # Nothing was stored: the next try must not insist on the keys of this one.
@@ -329,12 +312,6 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
                     setattr(instance, self.record.key, None)
             raise
         return new
-
-    def _insert_directly(
-        self, instances: Sequence[ModelT], keys: Sequence[Any], actor: str | None, max_records: int | None = None
-    ) -> bool:
-        direct = self._direct(actor, instances, keys)
-        return direct is not None and direct.insert(instances, actor, max_records)
 
     def require_room(self, count: int, max_records: int) -> None:
         """Inside a transaction: make sure that `count` more live records fit, and that nobody else takes the room
@@ -367,9 +344,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         given = {**self._take_changes(instance), self.record.key: key}
         was_new = inspect(instance).transient
         try:
-            direct = None
-            if not (self.is_hooked("update") or self.is_hooked("insert")):
-                direct = self._direct(actor, [instance], [key])
+            direct = None if self.is_hooked("update", "insert") else self._direct(actor, [instance], [key])
             if direct is not None and direct.save(instance, key, given, actor):
                 return instance
             return self._save(instance, key, given, actor)
@@ -391,29 +366,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
 
     @_run_again
     def _save(self, instance: ModelT, key: Any, given: Values, actor: str | None) -> ModelT:
-        known = inspect(instance).session
-        attached = instance
-        try:
-            with self._write(actor) as session:
-                stored = self._stored(session, key)
-                if stored is None:
-                    if inspect(instance).key is not None:
-                        self.record.require_values(self.component, key, given)
-                        make_transient(instance)
-                    for name, value in given.items():
-                        setattr(instance, name, value)
-                    return self.insert(instance)
-                if self.record.is_deleted(stored):
-                    raise RecordDeleted(f"{self.component} {key} is deleted; restore it before you change it")
-                attached = self._attach(session, instance, given, stored)
-                self._emit("before_update", session, attached, before=stored)
-                session.flush()
-                self._emit("after_update", session, attached, before=stored)
-        except BaseException:
-            if known is None and attached is instance:
-                self._let_go(instance)
-            raise
-        return attached
+        return UnitOfWork(self, actor).save(instance, key, given)
 
     @_run_again
     def update(self, id: Any, /, *, actor: str | None = None, **fields: Any) -> ModelT | None:
@@ -447,17 +400,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         direct = None if self.is_hooked("update") else self._direct(actor, keys=[key])
         if direct is not None:
             return direct.update(key, fields, actor)  # type: ignore[return-value]
-        with self._write(actor) as session:
-            instance = self._load(session, key)
-            if instance is None or self._is_deleted(instance):
-                return None
-            before = {name: getattr(instance, name) for name in self.record.columns}
-            for name, value in fields.items():
-                self._change(instance, name, value, before)
-            self._emit("before_update", session, instance, before=before)
-            session.flush()
-            self._emit("after_update", session, instance, before=before)
-        return instance
+        return UnitOfWork(self, actor).update(key, fields)
 
     def delete(self, id: Any, *, actor: str | None = None) -> bool:
         """Delete the record, or mark it deleted; False if there is none or it is deleted already.
@@ -484,21 +427,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         direct = None if self.is_hooked("delete") else self._direct(actor, keys=keys)
         if direct is not None:
             return direct.delete(keys, actor)
-        with self._write(actor) as session:
-            found = {self._key_of(instance): instance for instance in self._load_many(session, keys)}
-            live = [found[key] for key in keys if key in found and not self._is_deleted(found[key])]
-            for instance in live:
-                self._emit("before_delete", session, instance)
-            now = datetime.now(timezone.utc)
-            for instance in live:
-                if self.has_soft_delete:
-                    setattr(instance, SOFT_DELETE_FIELD, now)
-                else:
-                    session.delete(instance)
-            session.flush()
-            for instance in live:
-                self._emit("after_delete", session, instance)
-        return len(live)
+        return UnitOfWork(self, actor).delete(keys)
 
     @_run_again
     def restore(self, id: Any, *, actor: str | None = None) -> bool:
@@ -514,16 +443,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         direct = None if self.is_hooked("restore") else self._direct(actor, keys=[key])
         if direct is not None:
             return direct.restore(key, actor)
-        with self._write(actor) as session:
-            instance = self._load(session, key)
-            if instance is None:
-                return False
-            if self._is_deleted(instance):
-                self._emit("before_restore", session, instance)
-                setattr(instance, SOFT_DELETE_FIELD, None)
-                session.flush()
-                self._emit("after_restore", session, instance)
-        return True
+        return UnitOfWork(self, actor).restore(key)
 
     def _direct(
         self, actor: str | None, instances: Sequence[ModelT] = (), keys: Sequence[Any] = ()
@@ -565,24 +485,6 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
             scope.direct_rows[self] = direct
         return direct
 
-    @contextmanager
-    def _write(self, actor: str | None) -> Iterator[Session]:
-        """One operation: in a transaction, as `actor`, under this accessor's component."""
-        storage = self.storage
-        with storage.transaction() as session:
-            # What was pending before is blamed on whom it was done by.
-            session.flush()
-            scope = storage.current_scope()
-            assert scope is not None  # noqa: S101 (transaction() has just opened it)
-            outer, scope.accessor = scope.accessor, self
-            try:
-                with acting_as(actor):
-                    yield session
-                    # What a hook has left pending is done by this actor too.
-                    session.flush()
-            finally:
-                scope.accessor = outer
-
     def _name_reference(self, error: BaseException, rows: Iterable[Values]) -> None:
         """Find out which field points to nothing: SQLite does not tell."""
         if not isinstance(error, ConstraintViolation) or error.kind != "foreign_key" or error.fields:
@@ -603,19 +505,6 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
             return state.identity[0]  # expired
         key = state.dict.get(self.record.key)
         return key if key is None else self.record.identity(key)
-
-    def _load(self, session: Session, key: Any) -> ModelT | None:
-        """The record as it is stored now, locked; whatever the session remembers of it is refreshed."""
-        return next(iter(self._load_many(session, [key])), None)
-
-    def _load_many(self, session: Session, keys: Sequence[Any]) -> Iterator[ModelT]:
-        key = getattr(self.model, self.record.key)
-        statement = select(self.model).with_for_update().execution_options(populate_existing=True)
-        for start in range(0, len(keys), 500):
-            yield from session.exec(statement.where(key.in_(keys[start : start + 500])))
-
-    def _stored(self, session: Session, key: Any) -> Values | None:
-        return next((values for _, values in stored_values(session.connection(), self.record, [key])), None)
 
     def _require_model(self, instance: ModelT) -> None:
         if not isinstance(instance, self.model):
@@ -640,33 +529,3 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
                     else:
                         session.expire(instance, [name])
         return given
-
-    def _attach(self, session: Session, instance: ModelT, given: Values, stored: Values) -> ModelT:
-        """`instance` in the session, changed against `stored` in what differs and in nothing else."""
-        state = inspect(instance)
-        if state.session is not session:
-            identity = self.record.mapper.identity_key_from_primary_key((stored[self.record.key],))
-            if identity in session.identity_map or state.session is not None or self.record.mapper.relationships:
-                for name, value in given.items():
-                    setattr(instance, name, value)
-                return session.merge(instance)
-            if state.transient:
-                set_committed_value(instance, self.record.key, stored[self.record.key])
-                make_transient_to_detached(instance)
-            session.add(instance)
-        for name, value in given.items():
-            set_committed_value(instance, name, stored[name])
-            self._change(instance, name, value, stored)
-        return instance
-
-    def _change(self, instance: ModelT, name: str, value: Any, stored: Values) -> None:
-        if self.record.differs(name, value, stored[name]):
-            setattr(instance, name, value)
-            if value == stored[name]:
-                # SQLAlchemy would not write true over 1.
-                flag_modified(instance, name)
-
-    def _let_go(self, instance: ModelT) -> None:
-        session = inspect(instance).session
-        if session is not None:
-            session.expunge(instance)
