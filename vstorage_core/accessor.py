@@ -289,6 +289,14 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
             InvalidInput: It is stored already (use `save`), or the actor cannot be one.
             StorageUnavailable: The database is locked, full or unreachable.
         """
+        key = self._key_of_new(instance)
+        try:
+            direct = None if self.is_hooked("insert") else self._direct(actor, (instance,), (key,))
+            if direct is not None and direct.insert_one(instance, actor, max_records):
+                return instance
+        except BaseException as error:
+            self._not_inserted((instance,), (key,), error)
+            raise
         return self.insert_many([instance], actor=actor, max_records=max_records)[0]
 
     @_run_again
@@ -297,21 +305,22 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
     ) -> list[ModelT]:
         """Store new records, all or none; see `insert`."""
         new = list(instances)
-        for instance in new:
-            self._require_new(instance)
-        keys = [self._key_of(instance) for instance in new]
+        keys = [self._key_of_new(instance) for instance in new]
         try:
             direct = None if self.is_hooked("insert") else self._direct(actor, new, keys)
             if direct is None or not direct.insert(new, actor, max_records):
                 UnitOfWork(self, actor).insert(new, keys, max_records)
         except BaseException as error:
-            self._name_reference(error, map(self.record.values_of, new))
-            # Nothing was stored: the next try must not insist on the keys of this one.
-            for instance, key in zip(new, keys, strict=True):
-                if key is None and inspect(instance).transient:
-                    setattr(instance, self.record.key, None)
+            self._not_inserted(new, keys, error)
             raise
         return new
+
+    def _not_inserted(self, instances: Sequence[ModelT], keys: Sequence[Any], error: BaseException) -> None:
+        self._name_reference(error, map(self.record.values_of, instances))
+        # Nothing was stored: the next try must not insist on the keys of this one.
+        for instance, key in zip(instances, keys, strict=True):
+            if key is None and inspect(instance).transient:
+                setattr(instance, self.record.key, None)
 
     def require_room(self, count: int, max_records: int) -> None:
         """Inside a transaction: make sure that `count` more live records fit, and that nobody else takes the room
@@ -468,6 +477,8 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
             if not isinstance(session, StorageSession) or not session.is_clean:
                 return None
             for key in keys if session.identity_map else ():
+                if key is None:
+                    continue
                 known = session.identity_map.get(self.record.mapper.identity_key_from_primary_key((key,)))
                 if known is not None and all(known is not instance for instance in instances):
                     return None
@@ -510,10 +521,13 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         if not isinstance(instance, self.model):
             raise InvalidInput(f"{self.component} stores {self.model.__name__}, not {type(instance).__name__}")
 
-    def _require_new(self, instance: ModelT) -> None:
+    def _key_of_new(self, instance: ModelT) -> Any:
         self._require_model(instance)
-        if instance_state(instance).key is not None:
+        state = instance_state(instance)
+        if state.key is not None:
             raise InvalidInput(f"{self.component} {self._key_of(instance)} is stored already; use save()")
+        key = state.dict.get(self.record.key)
+        return key if key is None else self.record.identity(key)
 
     def _take_changes(self, instance: ModelT) -> Values:
         """What the instance holds; one in a session gets its stored values back, lest something flush it too early."""

@@ -11,6 +11,7 @@ So whatever reaches the database through a vstorage session is audited, by an ac
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -146,9 +147,15 @@ def check_actor(actor: str) -> str:
     Raises:
         InvalidInput: It is blank, longer than 255 characters, or not printable.
     """
-    if not isinstance(actor, str) or not actor.strip() or len(actor) > 255 or not actor.isprintable():
+    if not isinstance(actor, str) or not _can_be_an_actor(actor):
         raise InvalidInput("the actor must be 1 to 255 printable characters")
     return actor
+
+
+# A program has few of them, and each operation asks.
+@functools.lru_cache(maxsize=256)
+def _can_be_an_actor(name: str) -> bool:
+    return bool(name.strip()) and len(name) <= 255 and name.isprintable()
 
 
 class Entry(NamedTuple):

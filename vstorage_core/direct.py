@@ -74,6 +74,20 @@ class DirectRows:
                 self._settle(transaction, instance, values, is_new=True)
         return True
 
+    def insert_one(self, instance: SQLModel, actor: str | None, max_records: int | None) -> bool:
+        """The same for one, with less ado."""
+        values = self._validated(self._record.values_of(instance))
+        if not self._plan.takes(values):
+            return False
+        with self._storage.row_transaction(self._scope) as transaction:
+            if max_records is not None:
+                require_room(
+                    self._component, self._plan.count(transaction.cursor, include_deleted=False) + 1, max_records
+                )
+            self._insert(transaction, (values,), actor)
+        self._settle(transaction, instance, values, is_new=True)
+        return True
+
     def _insert(self, transaction: RowTransaction, rows: Sequence[Values], actor: str | None) -> None:
         key, snapshot = self._record.key, self._record.snapshot
         for values in rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from sqlmodel import Session, SQLModel
 
@@ -17,6 +17,16 @@ Event = Literal[
     "before_insert", "after_insert", "before_update", "after_update",
     "before_delete", "after_delete", "before_restore", "after_restore",
 ]  # fmt: skip
+WriteOperation = Literal["insert", "update", "delete", "restore"]
+_HOOKS_OF: dict[WriteOperation, tuple[str, str, str, str]] = {
+    operation: (
+        f"before_{operation}",
+        f"after_{operation}",
+        f"vstorage_before_{operation}",
+        f"vstorage_after_{operation}",
+    )
+    for operation in get_args(WriteOperation)
+}
 HookT = TypeVar("HookT", bound=Callable[..., None])
 CommitListenerT = TypeVar("CommitListenerT", bound=Callable[[list[Change]], None])
 
@@ -139,14 +149,14 @@ class LifecycleHooks:
         if inspect.iscoroutinefunction(function):
             raise ConfigurationError(f"{self!r}: {_name_of(function)} is async; hooks are plain functions")
 
-    def is_hooked(self, *operations: Literal["insert", "update", "delete", "restore"]) -> bool:
+    def is_hooked(self, *operations: WriteOperation) -> bool:
         """Whether a hook of a plugin or a decorated function waits for one of the operations."""
-        listeners, implements = self._listeners, self.storage.plugin_registry.implements
+        listeners, implemented = self._listeners, self.storage.plugin_registry.implemented
         for operation in operations:
-            before, after = f"before_{operation}", f"after_{operation}"
+            before, after, plugins_before, plugins_after = _HOOKS_OF[operation]
             if listeners and (listeners.get(before) or listeners.get(after)):
                 return True
-            if implements(f"vstorage_{before}") or implements(f"vstorage_{after}"):
+            if plugins_before in implemented or plugins_after in implemented:
                 return True
         return False
 

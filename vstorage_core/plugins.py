@@ -49,6 +49,7 @@ class PluginRegistry:
         entry_points: The installed candidates; by default those of the group `vstorage.plugins`.
 
     Attributes:
+        implemented: Names of the hooks that a plugin waits for.
         routes: What the plugins serve on web applications, as `GET /path`, by plugin name.
 
     Raises:
@@ -69,7 +70,7 @@ class PluginRegistry:
             entry_points = importlib_metadata.entry_points(group=ENTRY_POINT_GROUP)
         candidates = [*_load_installed(entry_points), *(_from_object(plugin) for plugin in plugins)]
         self.loaded = self._register(candidates)
-        self._implemented = {hook_name for plugin in self.loaded for hook_name in plugin.hooks}
+        self.implemented = {hook_name for plugin in self.loaded for hook_name in plugin.hooks}
         self._separate_callers: dict[str, list[tuple[LoadedPlugin, HookCaller]]] = {}
         self.routes: dict[str, tuple[str, ...]] = {}
         if os.environ.get(TRACE_VARIABLE, "0") not in ("", "0"):
@@ -142,10 +143,6 @@ class PluginRegistry:
                         raise PluginError(f"{plugin}: {hook_name} must give {kind.__name__} objects, not {item!r}")
                     found.append((plugin, item))
         return found
-
-    def implements(self, hook_name: str) -> bool:
-        """Whether a plugin implements the hook."""
-        return hook_name in self._implemented
 
     def separately(self, hook_name: str) -> list[tuple[LoadedPlugin, HookCaller]]:
         """One caller per plugin that implements the hook, in order, so that one plugin's failure stays its own."""

@@ -60,7 +60,7 @@ class StorageSession(Session):
         # How many changes there were when a transaction or savepoint began. Weak, or a long transaction would keep
         # every savepoint that it ever had.
         self.marks: WeakKeyDictionary[SessionTransaction, int] = WeakKeyDictionary()
-        self._row_cursor: tuple[SessionTransaction | None, Any] = (None, None)
+        self._row: tuple[SessionTransaction | None, JoinedRow | None] = (None, None)
         # Who answered last, and whether it is the primary's turn until the transaction ends.
         self._reader = backend.read_engine
         self._leaves_replicas = False
@@ -92,16 +92,17 @@ class StorageSession(Session):
         """Whether no unit of work is pending; SQLAlchemy's `new`, `dirty` and `deleted` make a set each."""
         return not (self._new or self._deleted or self.identity_map._modified)
 
-    def row_cursor(self) -> Any:
-        """The driver's cursor in the write transaction and its innermost savepoint."""
+    def joined_row(self) -> JoinedRow:
+        """The write transaction and its innermost savepoint, for one row: the same object for one after the other."""
         current = self._nested_transaction or self._transaction
-        known, cursor = self._row_cursor
-        if current is None or known is not current:
+        known, row = self._row
+        if row is None or known is not current:
             self.begin_write()
             # Also sends the SAVEPOINT that SQLAlchemy puts off until the connection is asked for.
             cursor = self.connection().connection.cursor()
-            self._row_cursor = (self._nested_transaction or self._transaction, cursor)
-        return cursor
+            row = JoinedRow(cursor, self, self.backend.row_statement(cursor, self.lose))
+            self._row = (self._nested_transaction or self._transaction, row)
+        return row
 
     def get_bind(self, mapper: Any = None, *, clause: Any = None, **kwargs: Any) -> Engine:
         """SQLAlchemy's question which engine to use: the reading one until something is written."""
@@ -149,7 +150,7 @@ def _read_elsewhere(state: ORMExecuteState) -> Result[Any]:
 @event.listens_for(StorageSession, "after_transaction_end")
 def _release_write(session: StorageSession, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
-        session._row_cursor = (None, None)
+        session._row = (None, None)
         session._leaves_replicas = False
         if session.writing:
             session.writing = False
@@ -207,28 +208,27 @@ class RowTransaction:
         self.changes: list[WrittenEntries] = []
 
 
-class JoinedRows(RowTransaction):
-    """A part of a session's transaction, in a context manager of the backend's that undoes it alone.
+class JoinedRow(RowTransaction):
+    """A row in a session's transaction, and what must follow it, in a context manager of the backend's.
 
     It is one, too: a class, because a generator costs three times as much.
     """
 
     session: StorageSession
 
-    def __init__(self, cursor: Any, session: StorageSession, undone: AbstractContextManager[None]) -> None:
+    def __init__(self, cursor: Any, session: StorageSession, statement: AbstractContextManager[None]) -> None:
         super().__init__(cursor, session)
-        self._undone = undone
+        self.changes = session.changes
+        self._statement = statement
 
     def __enter__(self) -> RowTransaction:
-        self._undone.__enter__()
+        self._statement.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._undone.__exit__(kind, error, trace)
-        if error is None:
-            self.session.changes += self.changes
+        self._statement.__exit__(kind, error, trace)
 
 
 scopes: ContextVar[tuple[Scope, ...]] = ContextVar("vstorage_scopes", default=())

@@ -26,7 +26,6 @@ from vstorage_core.plugins import PluginRegistry
 from vstorage_core.records import record_type
 from vstorage_core.rows import RowPlan, has_listeners, is_plain
 from vstorage_core.sessions import (
-    JoinedRows,
     RowTransaction,
     Scope,
     StorageSession,
@@ -302,10 +301,8 @@ class Storage:
         session = scope.session
         if not isinstance(session, StorageSession):
             raise TransactionError("rows are written directly only in a session of the storage's own")
-        cursor = session.row_cursor()
-        if row_count > 1:
-            return JoinedRows(cursor, session, self._backend.row_savepoint(cursor))
-        return JoinedRows(cursor, session, self._backend.row_statement(cursor, session.lose))
+        row = session.joined_row()
+        return row if row_count <= 1 else self._joined_rows(row)
 
     @contextmanager
     def _own_row_transaction(self) -> Iterator[RowTransaction]:
@@ -313,6 +310,13 @@ class Storage:
             written = RowTransaction(cursor)
             yield written
         self._tell(written.changes)
+
+    @contextmanager
+    def _joined_rows(self, row: RowTransaction) -> Iterator[RowTransaction]:
+        written = RowTransaction(row.cursor, row.session)
+        with self._backend.row_savepoint(row.cursor):
+            yield written
+        row.changes += written.changes
 
     @contextmanager
     def _first_row_transaction(self, scope: Scope, row_count: int) -> Iterator[RowTransaction]:

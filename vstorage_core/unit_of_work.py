@@ -44,7 +44,7 @@ class UnitOfWork(Generic[ModelT]):
                 accessor.require_room(len(instances), max_records)
             for instance in instances:
                 # Once more: one that was pending in the session has been stored meanwhile.
-                accessor._require_new(instance)
+                accessor._key_of_new(instance)
                 accessor._emit("before_insert", session, instance)
             if not self._insert_directly(instances):
                 session.add_all(instances)

@@ -129,7 +129,7 @@ class Backend:
         yield
 
     def row_statement(self, cursor: Any, half_done: Callable[[BaseException], object]) -> AbstractContextManager[None]:
-        """One statement that may be refused, and what must follow it; without a savepoint.
+        """One statement that may be refused, and what must follow it, without a savepoint; may be entered repeatedly.
 
         Args:
             half_done: Called when it was carried out and what must follow was not; the transaction must not commit.

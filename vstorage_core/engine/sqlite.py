@@ -286,7 +286,10 @@ class _RowStatement(translated):
     def __init__(self, connection: sqlite3.Connection, half_done: Callable[[BaseException], object]) -> None:
         self._connection = connection
         self._half_done = half_done
-        self._changes_before = connection.total_changes
+        self._changes_before = 0
+
+    def __enter__(self) -> None:
+        self._changes_before = self._connection.total_changes
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         connection = self._connection
