@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
 
 from vstorage_core import Storage, StorageUnavailable
@@ -81,11 +82,15 @@ class _Job:
     result: Any = None
     error: BaseException | None = None
 
-    def run(self, run: Callable[[Callable[[], Any]], Any] | None = None) -> None:
+    def run(self, within: AbstractContextManager[Any]) -> None:
         try:
-            self.result = self.context.run(self.work) if run is None else self.context.run(run, self.work)
+            self.result = self.context.run(self._work_within, within)
         except BaseException as error:
             self.error = error
+
+    def _work_within(self, within: AbstractContextManager[Any]) -> Any:
+        with within:
+            return self.work()
 
 
 class _Queue:
@@ -95,6 +100,7 @@ class _Queue:
         self._storage = storage
         self._patience_seconds = patience_seconds
         self._waiting: deque[_Job] = deque()
+        self._taking = threading.Lock()
         self._done: deque[_Job] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -110,6 +116,11 @@ class _Queue:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        failure = asyncio.CancelledError() if task.cancelled() else task.exception()
+        while failure is not None and (job := self._next()) is not None:
+            # There are no threads any more: the server stops.
+            job.error = failure
+            self._done.append(job)
         self._answer()
         if self._waiting and not self._tasks:
             self._begin()
@@ -140,29 +151,20 @@ class _Queue:
             if job.joins and self._waiting:
                 self._do_together(job, deadline)
             else:
-                job.run()
+                job.run(nullcontext())
                 self._done.append(job)
             if time.monotonic() > deadline:
                 return
 
-    def _next(self) -> _Job | None:
-        try:
-            while (job := self._waiting.popleft()).is_done.cancelled():
-                pass  # the request was given up
-        except IndexError:  # another thread may have taken the last one
-            return None
-        return job
-
     def _do_together(self, first: _Job, deadline: float) -> None:
+        """Do it and those behind it in one transaction."""
         jobs = [first]
         try:
             with self._storage.transaction() as session:
-                for job in jobs:
-                    job.run(functools.partial(self._within, session))
-                    if self._waiting and self._waiting[0].joins and time.monotonic() < deadline:
-                        following = self._next()
-                        if following is not None:
-                            jobs.append(following)
+                first.run(self._storage.use_session(session))
+                while time.monotonic() < deadline and (job := self._next(joining=True)) is not None:
+                    jobs.append(job)
+                    job.run(self._storage.use_session(session))
         except StorageUnavailable as error:
             for job in jobs:
                 job.error = job.error or error
@@ -170,12 +172,17 @@ class _Queue:
             # One made the commit fail, e.g. by a deferred constraint: alone, each learns whether it was to blame.
             for job in jobs:
                 if job.error is None:
-                    job.run()
+                    job.run(nullcontext())
         self._done += jobs
 
-    def _within(self, session: Session, work: Callable[[], ResultT]) -> ResultT:
-        with self._storage.use_session(session):
-            return work()
+    def _next(self, *, joining: bool = False) -> _Job | None:
+        """Take the job that has waited longest, if it joins others or need not; drop those that were given up."""
+        with self._taking:
+            while self._waiting and (self._waiting[0].joins or not joining):
+                job = self._waiting.popleft()
+                if not job.is_done.cancelled():
+                    return job
+        return None
 
 
 def in_turn(storage_of: Callable[[], Storage], kind: Literal["reading", "writing"]) -> Callable[..., Any]:
