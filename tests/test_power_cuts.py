@@ -16,6 +16,9 @@ from workload import Acknowledgement, Client, share_counters
 
 from vstorage_core import ConstraintViolation, InvalidInput, ModelAccessor, Storage
 
+# Enough that the log is written back meanwhile: that is after its first 1,000 pages.
+OPERATIONS = 160
+
 
 class Recording(NamedTuple):
     """A run of the workload: what the disk was told, and after how many events each operation was acknowledged."""
@@ -103,7 +106,7 @@ def only_the_last_is_lost(folder: Path, way: str, *, operations: int, cuts: int)
 
 @pytest.mark.parametrize("way", ["direct", "unit_of_work"])
 def test_a_power_cut_loses_nothing_acknowledged_with_the_defaults(tmp_path, way):
-    nothing_is_lost(tmp_path, way, operations=120, cuts=200)
+    nothing_is_lost(tmp_path, way, operations=OPERATIONS, cuts=200)
 
 
 def test_a_power_cut_loses_nothing_acknowledged_while_the_log_is_cut_often(tmp_path):
@@ -111,11 +114,11 @@ def test_a_power_cut_loses_nothing_acknowledged_while_the_log_is_cut_often(tmp_p
 
 
 def test_a_power_cut_with_normal_durability_loses_the_last_operations_and_nothing_else(tmp_path):
-    only_the_last_is_lost(tmp_path, "direct", operations=120, cuts=60)
+    only_the_last_is_lost(tmp_path, "direct", operations=OPERATIONS, cuts=60)
 
 
 def test_a_power_cut_without_syncs_breaks_the_database_so_these_tests_would_see_it(tmp_path):
-    outcome = cut_power(record(tmp_path, 120, durability="off"), 20)
+    outcome = cut_power(record(tmp_path, OPERATIONS, durability="off"), 20)
     assert outcome.corrupt
 
 

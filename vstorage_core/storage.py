@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, MetaData, Table, inspect, select
 from sqlalchemy.sql.ddl import sort_tables_and_constraints
 from sqlmodel import Session, SQLModel
 
-from vstorage_core.audit import AuditLog, WrittenEntries, acting_as, upgrade_audit_table
+from vstorage_core.audit import AUDIT_TABLE, AuditLog, WrittenEntries, acting_as, upgrade_audit_table
 from vstorage_core.catalogue import Catalogue, ask, complete_file
 from vstorage_core.configuration import Configuration, SettingsT
 from vstorage_core.contributions import Exporter, Health, HealthCheck, Importer, PluginInfo, Progress, progress_to
@@ -210,7 +210,8 @@ class Storage:
         for metadata in found:
             for table in metadata.tables.values():
                 # Without it SQLite gives the key of a deleted last row to the next one: two things, one history.
-                if table.autoincrement_column is not None and len(table.primary_key) == 1:
+                # The trail only grows: its keys cannot come again, and keeping count costs each write a page more.
+                if table is not AUDIT_TABLE and table.autoincrement_column is not None and len(table.primary_key) == 1:
                     table.dialect_options["sqlite"]["autoincrement"] = True
         return found
 
