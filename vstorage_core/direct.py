@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from vstorage_core.accessor import ModelAccessor
 
 
-# In the order of `_audit`.
-_AUDIT_COLUMNS = ("timestamp", *Provenance._fields, *Entry._fields)
+_ONLY_AN_ACTOR = Provenance()[1:]
 
 
 def require_room(component: str, wanted: int, max_records: int) -> None:
@@ -181,15 +180,25 @@ class DirectRows:
         return Entry(self._component, key, operation, snapshot(before), None if after is None else snapshot(after))
 
     def _audit(self, transaction: RowTransaction, entries: Sequence[Entry], actor: str | None) -> None:
-        if self._audited and entries:
-            written = written_now(entries, actor)
-            common = (self._audit_plan.bind("timestamp", written.timestamp), *written.provenance)
-            rows = [
-                (*common, component, str(key), operation, before, after)
-                for component, key, operation, before, after in entries
-            ]
-            self._audit_plan.insert_bound(transaction.cursor, _AUDIT_COLUMNS, rows)
-            transaction.changes.append(written)
+        """Write the entries, which are of one operation."""
+        if not self._audited or not entries:
+            return
+        written = written_now(entries, actor)
+        provenance = written.provenance
+        # What is None is left out: see `rows._Insert`.
+        known = 1 if provenance[1:] == _ONLY_AN_ACTOR else len(provenance)
+        common = (self._audit_plan.bind("timestamp", written.timestamp), *provenance[:known])
+        names = ("timestamp", *Provenance._fields[:known], "component", "record_id", "operation")
+        if entries[0].before is not None:
+            names += ("before",)
+        if entries[0].after is not None:
+            names += ("after",)
+        rows = [
+            (*common, component, str(key), operation, *filter(None, (before, after)))
+            for component, key, operation, before, after in entries
+        ]
+        self._audit_plan.insert_bound(transaction.cursor, names, rows)
+        transaction.changes.append(written)
 
     def _settle(self, transaction: RowTransaction, instance: SQLModel, values: Values, *, is_new: bool) -> None:
         state, session = instance_state(instance), transaction.session

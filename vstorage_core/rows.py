@@ -8,8 +8,9 @@ that SQLAlchemy or the database fill in) keeps the unit of work.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import timezone
+from itertools import compress, product
 from operator import attrgetter
 from typing import Any
 
@@ -33,13 +34,16 @@ _OWN_LISTENERS, _CLASS_LISTENERS = attrgetter("listeners"), attrgetter("parent_l
 
 
 class _Insert:
-    """An INSERT of some columns, and how values by name become its parameters."""
+    """An INSERT of a row, and how values by name become its parameters.
 
-    def __init__(self, table: str, columns: Mapping[str, Column[Any]], binds: Converters, dialect: Dialect) -> None:
-        names = [dialect.identifier_preparer.format_column(column) for column in columns.values()]
-        self.statement = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608
-        items = [converted(name, f"values[{name!r}]", binds) for name in columns]
-        self.parameters = compiled(f"lambda values: ({', '.join(items)},)", binds)
+    What is NULL in most rows stands in the statement: to bind None takes sqlite3 as long as four numbers.
+    """
+
+    def __init__(self, table: str, columns: Mapping[str, str], null: Collection[str], binds: Converters) -> None:
+        places = ("NULL" if name in null else "?" for name in columns)
+        self.statement = f"INSERT INTO {table} ({', '.join(columns.values())}) VALUES ({', '.join(places)})"  # noqa: S608
+        items = [f"{converted(name, f'values[{name!r}]', binds)}, " for name in columns if name not in null]
+        self.parameters = compiled(f"lambda values: ({''.join(items)})", binds)
 
 
 class RowPlan:
@@ -74,13 +78,18 @@ class RowPlan:
         self._rows_for_json: dict[tuple[str, ...], Callable[[Sequence[Any]], Values]] = {}
         with_default = [f"values[{name!r}]" for name, column in record.columns.items() if column.default is not None]
         self.takes: Callable[[Values], bool] = compiled(f"lambda values: None not in [{', '.join(with_default)}]", {})
-        self._insert = _Insert(self._table, record.columns, self._binds, dialect)
-        others = {name: column for name, column in record.columns.items() if name != record.key}
         # Where the database makes the key of a row that has none.
         self._makes_key = record.key_column is table.autoincrement_column and type(record.key_column.type) is Integer
-        self._insert_without_key = (
-            _Insert(self._table, others, self._binds, dialect) if self._makes_key and others else None
-        )
+        # By whether the key is to be made, and whether the record is live.
+        self._row_inserts = {
+            (made, live): _Insert(
+                self._table,
+                self._column_names,
+                list(compress((record.key, SOFT_DELETE_FIELD), (made, live))),
+                self._binds,
+            )
+            for made, live in product((False, True), repeat=2)
+        }
         self._select = f"SELECT {', '.join(self._column_names.values())} FROM {self._table} WHERE {self._key} "  # noqa: S608
         self._count = f"SELECT count(*) FROM {self._table}"  # noqa: S608
         self._count_live = f"{self._count} WHERE {self._column_names.get(SOFT_DELETE_FIELD)} IS NULL"
@@ -101,7 +110,8 @@ class RowPlan:
     def insert(self, cursor: Any, values: Values) -> None:
         """Insert one row; a key that the database makes is put into `values`."""
         made = values[self._key_name] is None and self._makes_key
-        insert = self._insert_without_key if made and self._insert_without_key is not None else self._insert
+        live = self.record.has_soft_delete and values[SOFT_DELETE_FIELD] is None
+        insert = self._row_inserts[made, live]
         cursor.execute(insert.statement, insert.parameters(values))
         if made:
             values[self._key_name] = cursor.lastrowid
