@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from vstorage_core import (
     InvalidRecord,
     ModelAccessor,
     Storage,
+    TransactionConflict,
     hookimpl,
 )
 
@@ -176,6 +179,45 @@ def test_thousands_of_records_are_inserted_and_deleted_in_one_operation(storage)
     assert counters.delete_many([counter.id for counter in stored]) == 1500
     assert counters.count() == 0
     assert len(trail(storage)) == 3000
+
+
+def test_records_and_keys_may_come_from_generators(sqlite_storage):
+    counters = ModelAccessor(Counter, "counters", storage=sqlite_storage)
+    stored = counters.insert_many(Counter(value=number) for number in range(20_000))
+    assert [counter.value for counter in stored] == list(range(20_000))
+    assert counters.delete_many(counter.id for counter in stored if counter.value % 2) == 10_000
+    assert [counter.value for counter in counters.all()] == list(range(0, 20_000, 2))
+
+
+def test_what_a_generator_gave_is_not_lost_when_a_conflict_lets_it_run_again(storage):
+    counters = ModelAccessor(Counter, "counters", storage=storage)
+    conflicts: list[Exception] = []
+
+    @counters.before_insert()
+    @counters.before_delete()
+    def meet_a_conflict(instance: Counter) -> None:
+        if instance.value == 2 and conflicts:
+            raise conflicts.pop()
+
+    conflicts.append(TransactionConflict("run it again"))
+    stored = counters.insert_many(Counter(value=number) for number in range(3))
+    assert [counter.value for counter in counters.all()] == [0, 1, 2]
+    conflicts.append(TransactionConflict("run it again"))
+    assert counters.delete_many(counter.id for counter in stored) == 3
+    assert (conflicts, counters.count()) == ([], 0)
+
+
+def test_a_generator_that_raises_stores_nothing_and_leaves_the_garbage_collector_on(sqlite_storage):
+    counters = ModelAccessor(Counter, "counters", storage=sqlite_storage)
+
+    def broken() -> Iterator[Counter]:
+        yield Counter(value=1)
+        raise Refused
+
+    with pytest.raises(Refused):
+        counters.insert_many(broken())
+    assert counters.count() == 0
+    assert gc.isenabled()
 
 
 # The caller's instance after a refusal

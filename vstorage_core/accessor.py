@@ -26,7 +26,7 @@ from vstorage_core.errors import (
 from vstorage_core.filters import conditions_of
 from vstorage_core.lifecycle import LifecycleHooks
 from vstorage_core.records import SOFT_DELETE_FIELD, ModelT, Values, record_type
-from vstorage_core.rows import RowPlan
+from vstorage_core.rows import RowPlan, listed
 from vstorage_core.sessions import Scope, StorageSession
 from vstorage_core.storage import Storage
 from vstorage_core.unit_of_work import UnitOfWork
@@ -297,14 +297,22 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         except BaseException as error:
             self._not_inserted((instance,), (key,), error)
             raise
-        return self.insert_many([instance], actor=actor, max_records=max_records)[0]
+        self._insert_many([instance], actor, max_records)
+        return instance
+
+    def insert_many(
+        self, instances: Iterable[ModelT], *, actor: str | None = None, max_records: int | None = None
+    ) -> list[ModelT]:
+        """Store new records, all or none; see `insert`. Returns them in their order.
+
+        Tens of thousands are best made by a generator, `insert_many(User(**row) for row in rows)`.
+        """
+        new = listed(instances)
+        self._insert_many(new, actor, max_records)
+        return new
 
     @_run_again
-    def insert_many(
-        self, instances: Sequence[ModelT], *, actor: str | None = None, max_records: int | None = None
-    ) -> list[ModelT]:
-        """Store new records, all or none; see `insert`."""
-        new = list(instances)
+    def _insert_many(self, new: Sequence[ModelT], actor: str | None, max_records: int | None) -> None:
         keys = [self._key_of_new(instance) for instance in new]
         try:
             direct = None if self.is_hooked("insert") else self._direct(actor, new, keys)
@@ -313,7 +321,6 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         except BaseException as error:
             self._not_inserted(new, keys, error)
             raise
-        return new
 
     def _not_inserted(self, instances: Sequence[ModelT], keys: Sequence[Any], error: BaseException) -> None:
         self._name_reference(error, map(self.record.values_of, instances))
@@ -420,8 +427,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         """
         return self.delete_many([id], actor=actor) == 1
 
-    @_run_again
-    def delete_many(self, ids: Sequence[Any], *, actor: str | None = None) -> int:
+    def delete_many(self, ids: Iterable[Any], *, actor: str | None = None) -> int:
         """Delete these records, all or none; returns how many there were. See `delete`."""
         keys = list(dict.fromkeys(self.record.identity(id) for id in ids))
         try:
@@ -432,6 +438,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
                 error.name_fields([], f"another record refers to {which}; change or delete that one first")
             raise
 
+    @_run_again
     def _delete(self, keys: Sequence[Any], actor: str | None) -> int:
         direct = None if self.is_hooked("delete") else self._direct(actor, keys=keys)
         if direct is not None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import timezone
-from itertools import compress, product
+from itertools import compress, islice, product
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Column, ColumnElement, DateTime, Dialect, Integer, Select, type_coerce
 from sqlalchemy.orm import Session
@@ -25,6 +25,10 @@ from vstorage_core.records import SOFT_DELETE_FIELD, Converters, RecordType, Unl
 
 # SQLite takes 999 parameters in old builds.
 CHUNK = 500
+# So many records may be made before the collector sees them; the garbage of those who make them lives as long.
+_PAUSED_FOR = 10_000
+
+ItemT = TypeVar("ItemT")
 
 _MAPPER_EVENTS = attrgetter(
     "before_insert", "after_insert", "before_update", "after_update", "before_delete", "after_delete"
@@ -287,6 +291,21 @@ class collector_paused:  # a class, because a generator costs three times as muc
     def __exit__(self, *_: object) -> None:
         if self._pauses:
             gc.enable()
+
+
+def listed(items: Iterable[ItemT]) -> list[ItemT]:
+    """A list of the items, in whose making the collector is paused for some thousands at a time.
+
+    To make 100,000 records one by one takes half as long again with it.
+    """
+    found: list[ItemT] = []
+    source = iter(items)
+    while True:
+        with collector_paused(_PAUSED_FOR):
+            chunk = list(islice(source, _PAUSED_FOR))
+        found += chunk
+        if len(chunk) < _PAUSED_FOR:
+            return found
 
 
 def is_plain(record: RecordType) -> bool:

@@ -36,7 +36,7 @@ class Contender:
                 self._users.insert(User(**row), actor="bench")
 
     def insert_many(self, rows: list[Row]) -> None:
-        self._users.insert_many([User(**row) for row in rows], actor="bench")
+        self._users.insert_many((User(**row) for row in rows), actor="bench")
 
     def get(self, key: int) -> Any:
         return self._users.get(key)
