@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import importlib_metadata
 import pytest
 
 IMPORTS = """
@@ -22,7 +22,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
     Nothing else that is installed on this machine is loaded.
     """
-    installed = {entry_point.name for entry_point in importlib_metadata.entry_points(group="vstorage.plugins")}
+    installed = {entry_point.name for entry_point in importlib.metadata.entry_points(group="vstorage.plugins")}
     monkeypatch.setenv("VSTORAGE_DISABLED_PLUGINS", ",".join(sorted(installed)))
     modules_before = set(sys.modules)
     site = tmp_path / "site"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -11,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import importlib_metadata
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -28,7 +28,7 @@ counters = ModelAccessor(Counter, "counters")
 @pytest.fixture
 def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Storage]]:
     """bootstrap(), in an empty folder, with the REST plugin alone; what it opens is closed at the end."""
-    installed = {entry_point.name for entry_point in importlib_metadata.entry_points(group="vstorage.plugins")}
+    installed = {entry_point.name for entry_point in importlib.metadata.entry_points(group="vstorage.plugins")}
     monkeypatch.setenv("VSTORAGE_DISABLED_PLUGINS", ",".join(installed - {"rest"}))
     monkeypatch.delenv("VSTORAGE_DATABASE_URL", raising=False)
     monkeypatch.chdir(tmp_path)

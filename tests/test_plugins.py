@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import inspect
 import logging
 import os
@@ -12,7 +13,6 @@ import sys
 import time
 from typing import Any
 
-import importlib_metadata
 import pytest
 from fastapi import FastAPI
 from models import User
@@ -130,7 +130,7 @@ def test_plugins_run_by_name_whatever_order_they_were_found_in(install, make_dat
 
 def test_a_disabled_plugin_is_not_even_imported(install, make_database, monkeypatch):
     install("acme-labels", "1.2", "labels", "raise RuntimeError('imported')")
-    disabled = importlib_metadata.entry_points(group="vstorage.plugins").names
+    disabled = importlib.metadata.entry_points(group="vstorage.plugins").names
     monkeypatch.setenv("VSTORAGE_DISABLED_PLUGINS", " , ".join(disabled))
     with Storage(make_database("sqlite")) as storage:
         assert storage.plugins() == []
@@ -138,7 +138,7 @@ def test_a_disabled_plugin_is_not_even_imported(install, make_database, monkeypa
 
 def test_candidates_may_be_given_instead_of_the_installed_ones(install, make_database):
     install("acme-labels", "1.2", "labels", "raise RuntimeError('imported')")
-    candidate = importlib_metadata.EntryPoint("mine", "string", "vstorage.plugins")
+    candidate = importlib.metadata.EntryPoint("mine", "string", "vstorage.plugins")
     with Storage(make_database("sqlite"), entry_points=[candidate]) as storage:
         assert [(plugin.name, plugin.distribution) for plugin in storage.plugins()] == [("mine", None)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import inspect
 import logging
 import os
@@ -10,7 +11,6 @@ from time import perf_counter
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
-import importlib_metadata
 from pluggy import HookCaller, HookImpl, PluginManager, Result
 
 from vstorage_core import hookspecs
@@ -61,13 +61,13 @@ class PluginRegistry:
         self,
         plugins: Iterable[object] = (),
         *,
-        entry_points: Iterable[importlib_metadata.EntryPoint] | None = None,
+        entry_points: Iterable[importlib.metadata.EntryPoint] | None = None,
     ) -> None:
         self._manager = PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self.hook = self._manager.hook
         if entry_points is None:
-            entry_points = importlib_metadata.entry_points(group=ENTRY_POINT_GROUP)
+            entry_points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
         candidates = [*_load_installed(entry_points), *(_from_object(plugin) for plugin in plugins)]
         self.loaded = self._register(candidates)
         self.implemented = {hook_name for plugin in self.loaded for hook_name in plugin.hooks}
@@ -191,7 +191,7 @@ def refuse_duplicates(
     return found
 
 
-def _load_installed(entry_points: Iterable[importlib_metadata.EntryPoint]) -> list[LoadedPlugin]:
+def _load_installed(entry_points: Iterable[importlib.metadata.EntryPoint]) -> list[LoadedPlugin]:
     disabled = {name.strip() for name in os.environ.get(DISABLED_VARIABLE, "").split(",")}
     loaded = []
     for entry_point in sorted(entry_points, key=lambda entry_point: entry_point.name):
@@ -217,7 +217,7 @@ def _load_installed(entry_points: Iterable[importlib_metadata.EntryPoint]) -> li
     return loaded
 
 
-def _require_this_core(plugin: LoadedPlugin, entry_point: importlib_metadata.EntryPoint) -> None:
+def _require_this_core(plugin: LoadedPlugin, entry_point: importlib.metadata.EntryPoint) -> None:
     """Refuse a plugin whose distribution requires another core: installers do not always see to it."""
     # A quarter of what the core takes to be imported, and for nothing where there is no plugin.
     from packaging.requirements import Requirement
@@ -226,7 +226,7 @@ def _require_this_core(plugin: LoadedPlugin, entry_point: importlib_metadata.Ent
     for text in (entry_point.dist.requires if entry_point.dist else None) or ():
         if not canonicalize_name(text).startswith(CORE):
             continue
-        required, running = Requirement(text), importlib_metadata.version(CORE)
+        required, running = Requirement(text), importlib.metadata.version(CORE)
         if (
             canonicalize_name(required.name) == CORE
             and (required.marker is None or required.marker.evaluate({"extra": ""}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import os
 import threading
@@ -10,7 +11,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import importlib_metadata
 from pydantic import BaseModel
 from sqlalchemy import Connection, Engine, MetaData, Table, inspect, select
 from sqlalchemy.sql.ddl import sort_tables_and_constraints
@@ -70,7 +70,7 @@ class Storage:
         replica_urls: Iterable[str] | None = None,
         plugins: Iterable[object] = (),
         config: Mapping[str, Mapping[str, Any]] | None = None,
-        entry_points: Iterable[importlib_metadata.EntryPoint] | None = None,
+        entry_points: Iterable[importlib.metadata.EntryPoint] | None = None,
     ) -> None:
         self._configuration = Configuration(config or {})
         given = {} if replica_urls is None else {"replica_urls": list(replica_urls)}

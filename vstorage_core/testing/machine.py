@@ -1,5 +1,6 @@
 """The machine that plugins are tested on: three tables full of odd values, and what all contracts share."""
 
+import importlib.metadata
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,7 +11,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import importlib_metadata
 import pytest
 from sqlalchemy import JSON, Column, select
 from sqlalchemy.orm import registry
@@ -160,9 +160,9 @@ def problems_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     ]
 
 
-def entry_point_of(plugin: object) -> importlib_metadata.EntryPoint | None:
+def entry_point_of(plugin: object) -> importlib.metadata.EntryPoint | None:
     """That by which vstorage finds the plugin, or None where none leads to it."""
-    candidates: Iterable[importlib_metadata.EntryPoint] = importlib_metadata.entry_points(group=ENTRY_POINT_GROUP)
+    candidates: Iterable[importlib.metadata.EntryPoint] = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
     for candidate in candidates:
         # Others are not imported: they may be broken.
         module = sys.modules.get(candidate.module)

@@ -1,11 +1,11 @@
 """What every plugin must do: load, be found and listed, start and stop, share nothing, be left out."""
 
 import gc
+import importlib.metadata
 import threading
 import weakref
 from typing import Any
 
-import importlib_metadata
 import pytest
 from pydantic import BaseModel
 
@@ -25,7 +25,7 @@ class PluginContract(PluginFixtures):
     is_installed = True
 
     @pytest.fixture
-    def entry_point(self, plugin: object) -> importlib_metadata.EntryPoint:
+    def entry_point(self, plugin: object) -> importlib.metadata.EntryPoint:
         """That by which vstorage finds the plugin."""
         if not self.is_installed:
             pytest.skip("the plugin has no distribution of its own")
@@ -43,7 +43,7 @@ class PluginContract(PluginFixtures):
         assert implemented, f"{plugin!r} implements no hook; is @hookimpl missing, or is another module the plugin?"
 
     def test_it_is_listed_with_its_distribution_and_version(
-        self, entry_point: importlib_metadata.EntryPoint, companions: list[object], config: dict[str, Any]
+        self, entry_point: importlib.metadata.EntryPoint, companions: list[object], config: dict[str, Any]
     ) -> None:
         storage = Storage("sqlite://", entry_points=[entry_point], plugins=companions, config=config)
         (listed,) = (each for each in storage.plugins() if each.name == entry_point.name)
@@ -109,7 +109,7 @@ class PluginContract(PluginFixtures):
         assert loose == [], 'a misspelled setting would do nothing; add model_config = ConfigDict(extra="forbid")'
 
     def test_a_database_that_was_used_with_it_opens_without_it(
-        self, entry_point: importlib_metadata.EntryPoint, open_machine: OpenStorage, monkeypatch: pytest.MonkeyPatch
+        self, entry_point: importlib.metadata.EntryPoint, open_machine: OpenStorage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         storage = open_machine()
         storage.start()

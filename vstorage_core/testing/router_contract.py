@@ -3,6 +3,7 @@
 Needs fastapi and what its test client needs: `pip install 'vstorage-core[testing,rest]' httpx2`.
 """
 
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -11,7 +12,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import importlib_metadata
 import pytest
 
 from vstorage_core import Storage, bootstrap
@@ -96,7 +96,7 @@ class RouterContract(PluginFixtures):
     ) -> None:
         from starlette.routing import Match
 
-        rest = next(iter(importlib_metadata.entry_points(group=ENTRY_POINT_GROUP, name="rest")), None)
+        rest = next(iter(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name="rest")), None)
         if rest is None or rest.load() is plugin:
             pytest.skip("needs vstorage_rest beside the plugin")
         own = entry_point_of(plugin)

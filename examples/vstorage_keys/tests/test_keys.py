@@ -1,9 +1,9 @@
 """The example plugin, as its author would test it."""
 
+import importlib.metadata
 import json
 import os
 
-import importlib_metadata
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -20,10 +20,10 @@ ROLES = {
     "nobody": [],
 }
 PLUGINS = [
-    importlib_metadata.EntryPoint(name="keys", value="vstorage_keys.plugin", group="vstorage.plugins"),
-    importlib_metadata.EntryPoint(name="rest", value="vstorage_rest.plugin", group="vstorage.plugins"),
-    importlib_metadata.EntryPoint(name="backup", value="vstorage_backup.plugin", group="vstorage.plugins"),
-    importlib_metadata.EntryPoint(name="csv", value="vstorage_csv.plugin", group="vstorage.plugins"),
+    importlib.metadata.EntryPoint(name="keys", value="vstorage_keys.plugin", group="vstorage.plugins"),
+    importlib.metadata.EntryPoint(name="rest", value="vstorage_rest.plugin", group="vstorage.plugins"),
+    importlib.metadata.EntryPoint(name="backup", value="vstorage_backup.plugin", group="vstorage.plugins"),
+    importlib.metadata.EntryPoint(name="csv", value="vstorage_csv.plugin", group="vstorage.plugins"),
 ]
 ANA = {"name": "Ana", "email": "a@x"}
 

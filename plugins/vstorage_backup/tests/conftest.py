@@ -1,12 +1,12 @@
 """A machine with the backup plugin alone, on a database of the test's choice."""
 
+import importlib.metadata
 import io
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import importlib_metadata
 import models  # noqa: F401 (the tables of every machine)
 import pytest
 import sqlalchemy
@@ -15,7 +15,7 @@ from sqlalchemy import select
 from vstorage_core import Storage
 from vstorage_core.audit import AUDIT_TABLE
 
-BACKUP = importlib_metadata.EntryPoint(name="backup", value="vstorage_backup.plugin", group="vstorage.plugins")
+BACKUP = importlib.metadata.EntryPoint(name="backup", value="vstorage_backup.plugin", group="vstorage.plugins")
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ measure  backs up to a file and restores it, once small and then whatever there 
 With `rollback` in front of WHAT it has no write-ahead log.
 """
 
+import importlib.metadata
 import logging
 import re
 import sys
@@ -19,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
-import importlib_metadata
 from models import Member, Team
 from rollback_journal import without_log
 from sqlalchemy import func, select
@@ -27,7 +27,7 @@ from sqlalchemy import func, select
 from vstorage_backup import take_backup
 from vstorage_core import ImportInProgress, ModelAccessor, Storage, StorageUnavailable
 
-BACKUP = importlib_metadata.EntryPoint(name="backup", value="vstorage_backup.plugin", group="vstorage.plugins")
+BACKUP = importlib.metadata.EntryPoint(name="backup", value="vstorage_backup.plugin", group="vstorage.plugins")
 
 
 def say(*words):

@@ -1,9 +1,9 @@
 """Backup and restore as the web API serves them."""
 
 import hashlib
+import importlib.metadata
 import threading
 
-import importlib_metadata
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -13,7 +13,7 @@ from vstorage_core import ModelAccessor, bootstrap
 from vstorage_core.audit import AUDIT_TABLE
 
 PLUGINS = [
-    importlib_metadata.EntryPoint(name=name, value=f"vstorage_{name}.plugin", group="vstorage.plugins")
+    importlib.metadata.EntryPoint(name=name, value=f"vstorage_{name}.plugin", group="vstorage.plugins")
     for name in ("backup", "rest")
 ]
 

@@ -66,12 +66,12 @@ def test_a_backup_goes_round_all_engines_unchanged(route, make_database, open_ma
 
 
 WITHOUT_MODELS = """
-import sys, importlib_metadata
+import sys, importlib.metadata
 from sqlmodel import SQLModel
 from vstorage_core import Storage
 
 _, what, url, path = sys.argv
-plugin = importlib_metadata.EntryPoint(name="backup", value="vstorage_backup.plugin", group="vstorage.plugins")
+plugin = importlib.metadata.EntryPoint(name="backup", value="vstorage_backup.plugin", group="vstorage.plugins")
 with Storage(url, entry_points=[plugin]) as storage:
     with storage.snapshot() as connection:
         SQLModel.metadata.reflect(connection)

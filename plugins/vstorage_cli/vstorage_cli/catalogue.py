@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import os
 from collections.abc import Iterable, Iterator, Mapping
 
 import click
-import importlib_metadata
 
 from vstorage_core import Exporter, Importer, PluginConflictError, PluginError, PluginInfo, Storage, StorageError
 from vstorage_core.plugins import DISABLED_VARIABLE, ENTRY_POINT_GROUP, refuse_duplicates, routes_of
@@ -29,7 +29,7 @@ class Catalogue:
         self.importers: Mapping[str, Importer] = {}
         self.commands: Mapping[str, click.Command] = {}
         self.broken: list[str] = []
-        installed = sorted(importlib_metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda found: found.name)
+        installed = sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda found: found.name)
         switched_off = {name.strip() for name in os.environ.get(DISABLED_VARIABLE, "").split(",")}
         self.disabled = [entry_point.name for entry_point in installed if entry_point.name in switched_off]
         try:
@@ -71,7 +71,7 @@ class Catalogue:
         if self.broken:
             raise PluginError("\n".join(self.broken))
 
-    def _read(self, entry_points: Iterable[importlib_metadata.EntryPoint]) -> None:
+    def _read(self, entry_points: Iterable[importlib.metadata.EntryPoint]) -> None:
         # In memory and never opened: exporters and importers are registered with some storage.
         storage = Storage("sqlite://", entry_points=entry_points)
         contributed = storage.plugin_registry.collect("vstorage_register_commands", click.Command)
@@ -85,17 +85,17 @@ class Catalogue:
         self._storage = storage
         self.plugins, self.exporters, self.importers = storage.plugins(), storage.exporters, storage.importers
 
-    def _read_what_works(self, installed: list[importlib_metadata.EntryPoint]) -> None:
+    def _read_what_works(self, installed: list[importlib.metadata.EntryPoint]) -> None:
         try:
             self._read([])
         except StorageError as error:
             self.broken = [str(error)]
             return
-        working: list[importlib_metadata.EntryPoint] = []
+        working: list[importlib.metadata.EntryPoint] = []
         waiting = installed
         # Again as long as it helps: a plugin may need one that comes later in the alphabet.
         while True:
-            failed: list[importlib_metadata.EntryPoint] = []
+            failed: list[importlib.metadata.EntryPoint] = []
             self.broken = []
             for entry_point in waiting:
                 try:

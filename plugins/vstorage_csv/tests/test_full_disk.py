@@ -1,10 +1,10 @@
 """A disk that fills up in the middle: a clear error, the database whole, nothing half written left behind."""
 
+import importlib.metadata
 import random
 import shutil
 import tempfile
 
-import importlib_metadata
 import pytest
 from models import Device
 from sqlalchemy import text
@@ -27,7 +27,7 @@ def test_a_full_disk_stops_it_cleanly_and_with_room_it_works(
 ):
     # Whatever it would put into the system's folder for temporary files, too.
     monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
-    own = [point for point in importlib_metadata.entry_points(group="vstorage.plugins") if point.name == "csv"]
+    own = [point for point in importlib.metadata.entry_points(group="vstorage.plugins") if point.name == "csv"]
     storage = open_storage(f"sqlite:///{small_disk / 'machine.db'}", entry_points=own)
     devices = ModelAccessor(Device, "devices", storage=storage)
     storage.register(devices)

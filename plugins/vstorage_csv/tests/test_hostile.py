@@ -1,11 +1,11 @@
 """Files that must not be imported: each is refused with a sentence, and nothing is written."""
 
+import importlib.metadata
 import io
 import struct
 import tempfile
 import zipfile
 
-import importlib_metadata
 import pytest
 from models import Counter, Team, User
 
@@ -16,7 +16,7 @@ USERS = "id,name,email\n1,Ana,ana@example.com\n"
 
 @pytest.fixture
 def storage(make_database, open_storage):
-    own = [point for point in importlib_metadata.entry_points(group="vstorage.plugins") if point.name == "csv"]
+    own = [point for point in importlib.metadata.entry_points(group="vstorage.plugins") if point.name == "csv"]
     limits = {"max_import_bytes": 1_000_000, "max_row_bytes": 10_000}
     storage = open_storage(make_database("sqlite"), entry_points=own, config={"csv": limits})
     for model in (User, Counter, Team):

@@ -1,10 +1,10 @@
 """A machine's web API for the tests: in process, and behind a real server."""
 
+import importlib.metadata
 import socket
 import threading
 from contextlib import contextmanager
 
-import importlib_metadata
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -15,7 +15,7 @@ from vstorage_core import ModelAccessor, bootstrap
 
 MODELS = {"users": User, "counters": Counter, "devices": Device, "tickets": Ticket, "samples": Sample}
 ACTOR = {"X-User": "ana"}
-REST = importlib_metadata.EntryPoint(name="rest", value="vstorage_rest.plugin", group="vstorage.plugins")
+REST = importlib.metadata.EntryPoint(name="rest", value="vstorage_rest.plugin", group="vstorage.plugins")
 
 
 class Machine:

@@ -1,10 +1,10 @@
 """An application with the plugin: its start and stop, its OpenAPI document, its plugins."""
 
+import importlib.metadata
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
-import importlib_metadata
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -271,5 +271,5 @@ def test_head_is_answered_like_get_without_the_body(machine, ana):
 
 
 def test_the_distribution_announces_the_plugin():
-    found = importlib_metadata.entry_points(group="vstorage.plugins", name="rest")
+    found = importlib.metadata.entry_points(group="vstorage.plugins", name="rest")
     assert [entry_point.value for entry_point in found] == ["vstorage_rest.plugin"]
