@@ -254,7 +254,6 @@ def _file_tables(tables: Sequence[Table]) -> list[Table]:
         if table.autoincrement_column is not None and len(table.primary_key) == 1:
             # SQLite counts keys only in columns of just this type.
             copy.columns[table.autoincrement_column.name].type = Integer()
-            copy.dialect_options["sqlite"]["autoincrement"] = True
         copy.constraints -= {rule for rule in copy.constraints if isinstance(rule, CheckConstraint)}
         copy.indexes.clear()
         made.append(copy)
