@@ -1,7 +1,6 @@
 """Requests that wait for their turn to write: they share a commit, and nothing else."""
 
 import asyncio
-import threading
 import time
 from collections import Counter as Tally
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,8 @@ from sqlalchemy import Column, ForeignKey, Integer
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 from starlette.responses import Response
+
+from vstorage_rest import turns
 
 WRITERS = 12
 
@@ -38,25 +39,37 @@ def components():
     return ["counters", "users"]
 
 
+class Arrivals:
+    """Middleware that notes the requests that have come."""
+
+    def __init__(self, app, noted):
+        self.app = app
+        self.noted = noted
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "http":
+            self.noted.append(scope["path"])
+        await self.app(scope, receive, send)
+
+
 @pytest.fixture
 def write_at_once():
     """Sends requests of 0, 1, 2, … that all wait while the test itself writes; gives the answers."""
 
     def run(machine, send, count=WRITERS):
-        sent = threading.Barrier(count + 1)
-
-        def start(number):
-            sent.wait()
-            return send(client, number)
-
+        arrived = []
+        machine.app.add_middleware(Arrivals, noted=arrived)
         with (
             machine.served() as address,
             httpx.Client(base_url=address, headers={"X-User": "ana"}, timeout=60) as client,
             ThreadPoolExecutor(count) as pool,
         ):
             with machine.storage.transaction():
-                answers = [pool.submit(start, number) for number in range(count)]
-                sent.wait()
+                answers = [pool.submit(send, client, number) for number in range(count)]
+                deadline = time.monotonic() + 30
+                while len(arrived) < count and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                # From there to where they wait is a moment.
                 time.sleep(0.3)
             return [answer.result() for answer in answers]
 
@@ -160,3 +173,22 @@ def test_a_request_that_is_given_up_before_its_turn_writes_nothing(machine, writ
     assert {answer.status_code for answer in answers} == {504}
     # The one whose turn it was waits in a thread, which nobody can stop.
     assert machine.counters.count() <= 1
+
+
+def test_where_no_thread_can_be_had_the_requests_fail_instead_of_waiting_for_ever(machine, monkeypatch):
+    tried = []
+
+    async def no_thread(_work):
+        tried.append(1)
+        raise RuntimeError("can't start new thread")
+
+    async def wait():
+        writes = (turns.take_turn(machine.storage, "writing", machine.counters.count, joins=True) for _ in range(3))
+        return await asyncio.wait_for(asyncio.gather(*writes, return_exceptions=True), 10)
+
+    # As Starlette's function does where the system gives no more threads.
+    monkeypatch.setattr(turns, "run_in_threadpool", no_thread)
+    assert [str(error) for error in asyncio.run(wait())] == ["can't start new thread"] * 3
+    assert len(tried) == 1
+    monkeypatch.undo()
+    assert asyncio.run(turns.take_turn(machine.storage, "writing", machine.counters.count)) == 0

@@ -118,7 +118,7 @@ class _Queue:
         self._tasks.discard(task)
         failure = asyncio.CancelledError() if task.cancelled() else task.exception()
         while failure is not None and (job := self._next()) is not None:
-            # There are no threads any more: the server stops.
+            # No thread can be had, e.g. because the server stops: to begin again might go on for ever.
             job.error = failure
             self._done.append(job)
         self._answer()
