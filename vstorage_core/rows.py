@@ -40,7 +40,7 @@ _OWN_LISTENERS, _CLASS_LISTENERS = attrgetter("listeners"), attrgetter("parent_l
 class _Insert:
     """An INSERT of a row, and how values by name become its parameters.
 
-    What is NULL in most rows stands in the statement: to bind None takes sqlite3 as long as four numbers.
+    What is NULL in most rows stands in the statement: sqlite3 looks for an adapter of each None in vain.
     """
 
     def __init__(self, table: str, columns: Mapping[str, str], null: Collection[str], binds: Converters) -> None:
