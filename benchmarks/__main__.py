@@ -47,7 +47,7 @@ def compare_operations(bench: Bench, wanted: Callable[[str], bool]) -> list[dict
         progress(operation.name)
         rows.append(operation_row(operation, bench.measure(operation)))
         # The last ones on the large databases.
-        if operation.name in ("audit-1m-deep", "restore"):
+        if operation.name in ("audit-1m-deep", "restore-new"):
             bench.drop_filled()
     if rows:
         print(f"\n{operation_table(rows)}\n")

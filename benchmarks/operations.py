@@ -88,6 +88,10 @@ OPERATIONS = [
         "restore", "restore, 200 MB", "restore", 1, None, 280_000, 280_000,
         wall=True, at_most=1.2, max_growth_mb=32, most_rounds=3, contenders=WITH_FILES,
     ),
+    Operation(
+        "restore-new", "restore, 200 MB, into an empty database", "restore_new", 1, None, 280_000, 280_000,
+        wall=True, max_growth_mb=32, most_rounds=3, contenders=("vstorage", "raw"),
+    ),
 ]  # fmt: skip
 
 # What vstorage alone is asked, to see how costs grow.

@@ -168,6 +168,14 @@ class Work:
         self._contender.backup(self._file)
         self._meter.once(lambda: self._contender.restore(self._file))
 
+    def restore_new(self) -> None:
+        """Into a database that has nothing of it."""
+        self._contender.backup(self._file)
+        empty = type(self._contender)(self._file.with_suffix(".empty"))
+        empty.create_tables()
+        self._meter.once(lambda: empty.restore(self._file))
+        empty.close()
+
     def flash(self) -> None:
         """Bytes that the kernel was given to write to the disk by saves, until the database is closed."""
         _, rows = self._rows(seed=9)

@@ -37,7 +37,8 @@ from vstorage_core import (
 MARK_TABLE = "vstorage_backup"
 _STEPS_BETWEEN_CHECKS = 10_000
 _PAGES_PER_STEP = 1024
-_CACHED_PAGES = 64
+# For those who read each page once: few of them stay in the processor's cache, too.
+CACHED_PAGES = 64
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,7 @@ def copy_file(database: Path, path: Path, guard: SpaceGuard, *, is_kept: bool) -
             return 0
 
         source.set_progress_handler(watch, _STEPS_BETWEEN_CHECKS)
-        # Each page is read once; few of them stay in the processor's cache, too.
-        source.execute(f"PRAGMA cache_size = {_CACHED_PAGES}")
+        source.execute(f"PRAGMA cache_size = {CACHED_PAGES}")
         # Who gives the file to somebody syncs it.
         source.execute("PRAGMA synchronous = OFF")
         try:
@@ -151,6 +151,7 @@ def copy_pages(database: Path, path: Path, guard: SpaceGuard) -> None:
         early_writes(path) as begin_writing,
     ):
         guard.check(_size_of(source))
+        source.execute(f"PRAGMA cache_size = {CACHED_PAGES}")
         # The pages of all steps are from this moment.
         source.execute("BEGIN")
         source.execute("SELECT 1 FROM sqlite_master").fetchone()

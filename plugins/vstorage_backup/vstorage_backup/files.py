@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import os
@@ -89,6 +88,19 @@ def file_of(stream: BinaryIO) -> Path | None:
     return path if is_its_name and stat.S_ISREG(status.st_mode) and not status.st_size and not stream.tell() else None
 
 
+def source_of(stream: BinaryIO) -> Path | None:
+    """The file that the stream reads, if it is an ordinary one with a name."""
+    if not isinstance(stream, io.BufferedReader) or not isinstance(stream.raw, io.FileIO):
+        return None
+    try:
+        path = Path(os.fsdecode(stream.name)).resolve()
+        status = os.fstat(stream.fileno())
+        is_its_name = os.path.samestat(status, path.lstat())
+    except (TypeError, OSError):
+        return None
+    return path if is_its_name and stat.S_ISREG(status.st_mode) else None
+
+
 @contextmanager
 def early_writes(path: Path, *, is_kept: bool = True) -> Iterator[Callable[[], int]]:
     """Gives a function that lets the disk begin with what is in the growing file; it returns the file's size.
@@ -153,15 +165,6 @@ def publish(path: Path, final: Path, like: Path | None = None) -> None:
         os.fsync(stream.fileno())
     path.replace(final)
     sync_folder(final.parent)
-
-
-def sha256_of(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

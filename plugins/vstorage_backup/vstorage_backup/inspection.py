@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +10,9 @@ from sqlalchemy import Column, ForeignKeyConstraint, Table, UniqueConstraint
 
 from vstorage_backup.columns import FileColumn, file_columns
 from vstorage_backup.export import MARK_TABLE, quoted
+from vstorage_backup.ranges import Ranges, parts
 from vstorage_backup.report import Finding, SchemaDifference
-from vstorage_backup.trail import Ranges, parts
-from vstorage_backup.upload import Upload
+from vstorage_backup.upload import Upload, row_number
 from vstorage_core import ImportRefused, Storage, report_progress
 from vstorage_core.audit import AUDIT_TABLE
 
@@ -30,6 +30,7 @@ class Inspection:
         invalid: Values that the models do not allow.
         columns: By table, the columns that are taken from the file.
         fills: By table, the columns that the file does not have, each with what is stored in its place.
+        new: By table, keys of the rows that had to be looked at; None: all.
     """
 
     differences: list[SchemaDifference] = field(default_factory=list)
@@ -37,6 +38,7 @@ class Inspection:
     invalid: list[Finding] = field(default_factory=list)
     columns: dict[str, list[FileColumn]] = field(default_factory=dict)
     fills: dict[str, list[tuple[FileColumn, Any]]] = field(default_factory=dict)
+    new: dict[str, Ranges | None] = field(default_factory=dict)
 
     @property
     def refusal(self) -> str | None:
@@ -65,9 +67,14 @@ class Inspection:
 
 
 def inspect_upload(
-    storage: Storage, upload: Upload, tables: Sequence[Table], left_alone: Collection[str], allow: Collection[str]
+    storage: Storage,
+    upload: Upload,
+    tables: Sequence[Table],
+    left_alone: Collection[str] = (),
+    allow: Collection[str] = (),
+    new_rows: Callable[[Inspection, Table], Ranges | None] = lambda inspection, table: None,
 ) -> Inspection:
-    """Look through the file, but not at the rows of its audit trail.
+    """Look through the file.
 
     Args:
         storage: Where it is to be restored.
@@ -75,6 +82,8 @@ def inspect_upload(
         tables: Of the models.
         left_alone: Other tables of the database.
         allow: Names of differences to accept.
+        new_rows: Gives the keys of those rows of a table that must be looked at, or None for all; asked when the
+            schemas have been compared.
 
     Raises:
         ImportRefused: It has none of the tables, or lacks something that cannot be made up.
@@ -86,8 +95,11 @@ def inspect_upload(
     present = [table for table in tables if table.name in upload.tables]
     for done, table in enumerate(present):
         report_progress("checking tables", done, len(present))
-        if table is not AUDIT_TABLE:
-            inspection.invalid += _invalid_values(upload, table, inspection.columns[table.name])
+        new = inspection.new[table.name] = new_rows(inspection, table)
+        for part in parts(table, new):
+            inspection.invalid += _invalid_values(upload, table, inspection.columns[table.name], *part)
+            if len(inspection.invalid) >= MOST_FINDINGS:
+                break
     if not inspection.invalid:
         inspection.invalid += _used_up_keys(upload, present)
         for table in present:
@@ -96,21 +108,6 @@ def inspect_upload(
                 inspection.invalid += _repeated_values(upload, table, stored)
                 inspection.violations += _reference_violations(upload, table, stored)
     return inspection
-
-
-def inspect_trail(upload: Upload, inspection: Inspection, ranges: Ranges | None = None) -> None:
-    """Look at rows of the audit trail, too.
-
-    Args:
-        upload: The file.
-        inspection: What was found before; is added to.
-        ranges: Ids of the rows; None: all.
-    """
-    columns = inspection.columns.get(AUDIT_TABLE.name, [])
-    for part in parts(ranges) if columns else ():
-        inspection.invalid += _invalid_values(upload, AUDIT_TABLE, columns, *part)
-        if len(inspection.invalid) >= MOST_FINDINGS:
-            break
 
 
 def _compare_schemas(
@@ -220,9 +217,9 @@ def _used_up_keys(upload: Upload, tables: Sequence[Table]) -> list[Finding]:
 def _repeated_values(upload: Upload, table: Table, stored: set[str]) -> list[Finding]:
     findings = []
     # SQLite's check has seen that row numbers ascend.
-    row_number = {upload.row_numbers.get(table.name)}
+    ascending = {row_number(upload.connection, "main", table.name)}
     for names in _unique_columns(table):
-        if names <= stored and names != row_number:
+        if names <= stored and names != ascending:
             columns = ", ".join(quoted(name) for name in sorted(names))
             present = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in sorted(names))
             twice = upload.scalar(

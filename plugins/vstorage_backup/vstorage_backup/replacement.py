@@ -2,97 +2,155 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Table, func, inspect, select
 from sqlalchemy.exc import IntegrityError
 
 from vstorage_backup.columns import FileColumn, converted, file_columns
 from vstorage_backup.export import quoted
-from vstorage_backup.inspection import inspect_trail, inspect_upload
+from vstorage_backup.inspection import Inspection, inspect_upload
+from vstorage_backup.live import LiveFile
+from vstorage_backup.ranges import Ranges, count
 from vstorage_backup.report import RestoredTable, RestoreOptions
 from vstorage_backup.safety import SafetyCopy
-from vstorage_backup.settings import backup_settings, places_of
-from vstorage_backup.trail import Ranges, missing_rows, unknown_rows
+from vstorage_backup.trail import EVENT, is_comparable, missing_rows
 from vstorage_backup.upload import Upload
-from vstorage_core import ConfigurationError, ImportRefused, InvalidInput, Storage, StorageError
+from vstorage_core import ImportRefused, InvalidInput, Storage, StorageError
 from vstorage_core.audit import AUDIT_TABLE, Entry, write_entries
 from vstorage_core.records import encode_snapshot
 
 _KEYS_PER_QUERY = 300
 
 
+class Part(NamedTuple):
+    """Some rows of a table that is replaced only where it differs.
+
+    Attributes:
+        new: Keys of the file's rows that the table does not have just so.
+        has_lost: Whether the table has keys that the file does not have.
+    """
+
+    new: Ranges
+    has_lost: bool
+
+
 class Replacement:
     """A file that SQLite can read, compared with the database that it is to replace.
 
-    Attributes:
+    Args:
+        storage: Of the database.
+        upload: The file.
+        options: Of the restore.
         tables: Of the models, without the audit trail; referenced ones first.
+        safety: The copy of what is replaced.
+        live: The database, where it is an SQLite file.
+
+    Attributes:
         left_alone: Names of the tables of the database that no model describes.
         inspection: What the comparison with the models has shown.
         audit_columns: Columns of the file's audit trail.
         audit_ranges: Ids of its rows that the live trail does not have.
-        safety: The copy of what is replaced.
 
     Raises:
         ImportRefused: The file is of another application.
-        ConfigurationError: The database has no tables.
     """
 
-    def __init__(self, storage: Storage, upload: Upload, options: RestoreOptions) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        upload: Upload,
+        options: RestoreOptions,
+        tables: Sequence[Table],
+        safety: SafetyCopy,
+        live: LiveFile | None,
+    ) -> None:
         self.storage = storage
         self.upload = upload
-        self.places = places_of(storage)
-        self.safety = SafetyCopy(self.places, backup_settings(storage))
-        self.tables = [table for table in storage.tables() if table.name != AUDIT_TABLE.name]
-        if not self.tables:
-            raise ConfigurationError(
-                "the database has no tables yet; create them with bootstrap(…) or storage.create_tables(), then restore"
-            )
-        everything = [*self.tables, AUDIT_TABLE]
-        with storage.snapshot() as live:
-            names = set(inspect(live).get_table_names())
+        self.tables = tables
+        self.safety = safety
+        self._live = live
+        # The trail first: whether the other tables are sound is found out meanwhile.
+        everything = [AUDIT_TABLE, *tables]
+        with storage.snapshot() as connection:
+            names = set(inspect(connection).get_table_names())
         self.left_alone = sorted(names - {table.name for table in everything})
-        # The trails are compared beside the inspection: SQLite needs no interpreter for either.
-        with ThreadPoolExecutor(1, "vstorage-backup-trail") as beside:
-            comparison = beside.submit(unknown_rows, self.places.database, upload)
-            self.inspection = inspect_upload(storage, upload, everything, self.left_alone, options.allow)
-            unknown = comparison.result()
+        if live is not None:
+            live.attach(upload)
+        self.inspection = inspect_upload(storage, upload, everything, self.left_alone, options.allow, self._new_rows)
         self.audit_columns: list[FileColumn] = self.inspection.columns.get(AUDIT_TABLE.name, [])
         self.audit_ranges: Ranges = []
-        inspect_trail(upload, self.inspection, unknown)
         if not self.inspection.invalid:
-            with storage.snapshot() as live:
-                self.audit_ranges = missing_rows(live, upload, self.audit_columns, unknown)
+            with storage.snapshot() as connection:
+                unknown = self.inspection.new.get(AUDIT_TABLE.name)
+                self.audit_ranges = missing_rows(connection, upload, self.audit_columns, unknown)
+        # Here and not while others wait to write.
+        self._sha256 = upload.sha256
         self._reports: dict[str, RestoredTable] = {}
         self._changes_since: int | None = None
 
-    def survey(self, live: Connection, *, is_attached: bool = False) -> None:
+    def _new_rows(self, inspection: Inspection, table: Table) -> Ranges | None:
+        """Keys of the file's rows that the database does not have, or None: all are taken to be new."""
+        if self._live is None:
+            return None
+        if table is AUDIT_TABLE:
+            return self._live.new_rows(table, EVENT) if is_comparable(self.upload) else None
+        if inspection.fills[table.name] or not self._live.may_keep_rows(table):
+            return None
+        return self._live.new_rows(table, [column.name for column in inspection.columns[table.name]])
+
+    def survey(self, connection: Connection) -> None:
         """Count what is there and what would be lost.
 
         Args:
-            live: Reads the database that is replaced.
-            is_attached: Whether it has the file as schema `upload`.
+            connection: Reads the database that is replaced.
         """
-        count_lost = _rows_lost_beside if is_attached else _rows_lost
         for table in self.tables:
-            before = live.execute(select(func.count()).select_from(table)).scalar_one()
+            before = connection.execute(select(func.count()).select_from(table)).scalar_one()
             after = self.upload.count(table.name)
-            lost = count_lost(live, self.upload, table) if before and after and len(table.primary_key) else before
+            lost = before
+            if before and after and len(table.primary_key):
+                live = self._live
+                lost = _rows_lost(connection, self.upload, table) if live is None else live.lost_rows(table)
             self._reports[table.name] = RestoredTable(rows_before=before, rows_after=after, rows_lost=lost)
         if self.upload.taken_at is not None:
             younger = select(func.count()).where(AUDIT_TABLE.c.timestamp > self.upload.taken_at)
-            self._changes_since = live.execute(younger).scalar_one()
+            self._changes_since = connection.execute(younger).scalar_one()
+
+    def survey_again(self, connection: Connection) -> bool:
+        """Under the write lock of a live file: do it once more if it was not done or somebody has written since.
+
+        Rows that are new only now equal what was stored when the file was looked through: no value of them is wrong.
+
+        Returns:
+            Whether it was done.
+        """
+        assert self._live is not None  # noqa: S101 (the caller has one)
+        if self._reports and not self._live.was_written():
+            return False
+        for table in self.tables:
+            if table.name in self.inspection.new:
+                self.inspection.new[table.name] = self._new_rows(self.inspection, table)
+        self.survey(connection)
+        return True
+
+    def part_of(self, table: Table) -> Part | None:
+        """Which rows of the table are replaced; None: all."""
+        new = self.inspection.new.get(table.name)
+        report = self._reports[table.name]
+        if new is None or count(new) == report.rows_after:
+            return None
+        return Part(new, report.rows_lost > 0)
 
     def report(self) -> dict[str, Any]:
         """Its part of the report."""
         taken_at = self.upload.taken_at
         age = None if taken_at is None else (datetime.now(timezone.utc) - taken_at).total_seconds()
         return {
-            "sha256": self.upload.sha256,
+            "sha256": self._sha256,
             "size_bytes": self.upload.size_bytes,
             "backup_taken_at": taken_at,
             "backup_age_seconds": age,
@@ -102,13 +160,18 @@ class Replacement:
             "invalid_values": self.inspection.invalid,
             "tables": self._reports,
             "tables_left_alone": self.left_alone,
-            "audit_rows_added": sum(last - first + 1 for first, last in self.audit_ranges),
+            "audit_rows_added": count(self.audit_ranges),
             "safety_copy": None if self.safety.path is None else self.safety.path.name,
             "no_safety_copy_because": self.safety.absence,
         }
 
-    def write_audit_row(self, connection: Connection) -> None:
-        """Note the restore in the audit trail."""
+    def finish(self, connection: Connection) -> None:
+        """Note the restore in the audit trail and let the safety copy stay; called just before the commit.
+
+        Raises:
+            ImportRefused: The file was changed meanwhile.
+        """
+        self.upload.require_unchanged()
         report = self.report()
         before = {"rows": {name: table.rows_before for name, table in self._reports.items()}}
         after = {
@@ -119,8 +182,9 @@ class Replacement:
                 for name in ("sha256", "size_bytes", "backup_taken_at", "audit_rows_added", "safety_copy")
             },
         }
-        entry = Entry("db", self.upload.sha256, "replace", encode_snapshot(before), encode_snapshot(after))
+        entry = Entry("db", self._sha256, "replace", encode_snapshot(before), encode_snapshot(after))
         write_entries(connection, [entry])
+        self.safety.keep()
 
 
 @contextmanager
@@ -147,11 +211,3 @@ def _rows_lost(live: Connection, upload: Upload, table: Table) -> int:
         sql = f"SELECT count(*) FROM {quoted(table.name)} WHERE ({names}) IN (VALUES {rows})"  # noqa: S608
         lost += len(stored) - upload.scalar(sql, [value for key in stored for value in key])
     return lost
-
-
-def _rows_lost_beside(live: Connection, upload: Upload, table: Table) -> int:
-    """The same where the file is attached to the database."""
-    names = ", ".join(quoted(key.name) for key in table.primary_key.columns)
-    name = quoted(table.name)
-    sql = f"SELECT count(*) FROM main.{name} WHERE ({names}) NOT IN (SELECT {names} FROM upload.{name} NOT INDEXED)"  # noqa: S608
-    return int(live.exec_driver_sql(sql).scalar_one())

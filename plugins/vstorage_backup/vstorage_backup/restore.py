@@ -2,6 +2,11 @@
 
 Our tables stay as they are, so nothing but rows comes in with the file. Readers see the old rows until they see the
 new ones, and whatever happens before the commit leaves the old ones.
+
+    receive        what is not a file yet                   upload.py
+    check          structure, SQLite's own checks           upload.py       beside it, on other cores: SHA-256,
+    compare        with the models and the live database    inspection.py   the safety copy, the live tables
+    lock, replace  what differs, the trail, its audit row   sqlite_rows.py, server_rows.py
 """
 
 from __future__ import annotations
@@ -11,19 +16,24 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
 from typing import BinaryIO
 
 from sqlalchemy import text
 
-from vstorage_backup.export import writing
-from vstorage_backup.files import claimed, lock_path, require_space, temporary_file
+from vstorage_backup.export import copy_pages, writing
+from vstorage_backup.files import claimed, lock_path, require_space, source_of, temporary_file
+from vstorage_backup.live import opened_live
 from vstorage_backup.replacement import Replacement
 from vstorage_backup.report import RestoreOptions, RestoreReport
+from vstorage_backup.safety import SafetyCopy
 from vstorage_backup.server_rows import replace_on_server
-from vstorage_backup.settings import Places, backup_settings, places_of, require_usual_locks
+from vstorage_backup.settings import BackupSettings, Places, backup_settings, places_of, require_usual_locks
 from vstorage_backup.sqlite_rows import replace_on_sqlite
 from vstorage_backup.upload import opened, receive
-from vstorage_core import ImportInProgress, ImportRefused, Storage, TransactionError
+from vstorage_core import ConfigurationError, ImportInProgress, ImportRefused, Storage, TransactionError
+from vstorage_core.audit import AUDIT_TABLE
 
 # The database's own lock, let go when the connection ends however that happens; 0 and NULL mean that another has it.
 _SERVER_LOCKS = {
@@ -46,7 +56,7 @@ def restore(storage: Storage, stream: BinaryIO, options: RestoreOptions) -> Rest
         ImportInProgress: Another restore of this database runs.
         StorageUnavailable: The disk would be filled, or writers held the database for too long; nothing was changed.
         TransactionError: It is called inside a session or transaction.
-        ConfigurationError: The URL of the database names a vfs.
+        ConfigurationError: The database has no tables, or its URL names a vfs.
     """
     started = time.monotonic()
     require_usual_locks(storage)
@@ -55,31 +65,42 @@ def restore(storage: Storage, stream: BinaryIO, options: RestoreOptions) -> Rest
             "a restore cannot run inside a session or transaction of its storage; end that one first"
         )
     settings, places = backup_settings(storage), places_of(storage)
+    tables = [table for table in storage.tables() if table is not AUDIT_TABLE]
+    if not tables:
+        raise ConfigurationError(
+            "the database has no tables yet; create them with bootstrap(…) or storage.create_tables(), then restore"
+        )
     with ExitStack() as stack:
         if not options.dry_run:
             stack.enter_context(_alone(storage, places))
-        path = stack.enter_context(temporary_file(places.work, places.name))
-        size = stream.seek(0, os.SEEK_END)
-        stream.seek(0)
-        # The file, and on SQLite also the log of the transaction.
-        copies = 1 if options.dry_run or places.database is None else 2
-        require_space(places.work, copies * size, settings.min_free_bytes, "the restore")
-        with writing("the uploaded file"):
-            sha256 = receive(stream, path, size)
-        checks = opened(path, sha256, integrity_check=options.integrity_check, max_seconds=settings.max_check_seconds)
-        upload = stack.enter_context(checks)
-        replacement = Replacement(storage, upload, options)
-        refusal = replacement.inspection.refusal
-        if options.dry_run:
-            with storage.snapshot() as live:
-                replacement.survey(live)
-        elif refusal is not None:
-            raise ImportRefused(refusal, replacement.inspection.details())
-        else:
+        path = stack.enter_context(_file_of(stream, places, settings, options))
+        safety = stack.enter_context(SafetyCopy(places, settings))
+        live = None if places.database is None else stack.enter_context(opened_live(places.database))
+        early = live if live is not None and live.has_log else None
+        checks = opened(path, integrity_check=options.integrity_check, max_seconds=settings.max_check_seconds)
+        with ExitStack() as beside:
+            if early is not None:
+                beside.enter_context(early.checked_beside(tables))
+                if not options.dry_run:
+                    copy = partial(copy_pages, early.path)
+                    beside.enter_context(safety.taken_beside(copy, storage.engine.dialect))
+            upload = stack.enter_context(checks)
+            replacement = Replacement(storage, upload, options, tables, safety, live)
+            refusal = replacement.inspection.refusal
+            if options.dry_run or early is not None:
+                with storage.snapshot() as connection:
+                    replacement.survey(connection)
+            if refusal is not None and not options.dry_run:
+                raise ImportRefused(refusal, replacement.inspection.details())
+        if not options.dry_run:
             upload.end_checks()
-            replace = replace_on_sqlite if storage.engine.dialect.name == "sqlite" else replace_on_server
-            replace(replacement)
-            replacement.safety.prune()
+            # At the end once more; here because a file that is gone could not even be attached.
+            upload.require_unchanged()
+            if storage.engine.dialect.name == "sqlite":
+                replace_on_sqlite(replacement, places.database)
+            else:
+                replace_on_server(replacement)
+            safety.prune()
         report = RestoreReport(
             restored=not options.dry_run,
             refused_because=refusal,
@@ -89,6 +110,24 @@ def restore(storage: Storage, stream: BinaryIO, options: RestoreOptions) -> Rest
     if report.restored:
         storage.replaced()
     return report
+
+
+@contextmanager
+def _file_of(stream: BinaryIO, places: Places, settings: BackupSettings, options: RestoreOptions) -> Iterator[Path]:
+    """The file that the stream reads, where it lies; what is no file is stored as one for the block."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    path = source_of(stream)
+    # The file, and on SQLite also the log of the transaction.
+    copies = (path is None) + (places.database is not None and not options.dry_run)
+    require_space(places.work, copies * size, settings.min_free_bytes, "the restore")
+    if path is not None:
+        yield path
+        return
+    with temporary_file(places.work, places.name) as path:
+        with writing("the uploaded file"):
+            receive(stream, path, size)
+        yield path
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,14 +14,21 @@ from sqlalchemy import Dialect
 from vstorage_backup.export import SpaceGuard, mark, writing
 from vstorage_backup.files import publish, sync_folder, temporary_file
 from vstorage_backup.settings import BackupSettings, Places
+from vstorage_core import Progress, report_progress
+from vstorage_core.contributions import progress_to
 
 logger = logging.getLogger("vstorage.backup")
 
 _INFIX = "-before-restore-"
+_SECONDS_BETWEEN_REPORTS = 0.2
+
+
+class _GivenUp(Exception):
+    """Nobody needs the copy any more."""
 
 
 class SafetyCopy:
-    """The safety copy of one restore.
+    """The safety copy of one restore; as a context manager, removes it at the end unless it is to be kept.
 
     Attributes:
         absence: Why none is made, or None.
@@ -30,6 +38,9 @@ class SafetyCopy:
     def __init__(self, places: Places, settings: BackupSettings) -> None:
         self._places = places
         self._settings = settings
+        self._is_kept = False
+        self._is_given_up = False
+        self._progress: Progress | None = None
         self.path: Path | None = None
         self.absence: str | None = None
         if settings.keep_replaced == 0:
@@ -37,8 +48,24 @@ class SafetyCopy:
         elif places.folder is None:
             self.absence = "there is no folder for it; name one in the setting backup.folder"
 
+    def __enter__(self) -> SafetyCopy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._is_kept:
+            self._discard()
+
+    def keep(self) -> None:
+        """Let it stay; called just before the commit, whose outcome nobody may know."""
+        self._is_kept = True
+
+    def _discard(self) -> None:
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+            self.path = None
+
     def take(self, copy: Callable[[Path, SpaceGuard], None], dialect: Dialect) -> None:
-        """Make it, unless none is wanted.
+        """Make it, unless none is wanted, in place of the one that was made before.
 
         Args:
             copy: Writes the database to a file.
@@ -50,6 +77,7 @@ class SafetyCopy:
         folder = self._places.folder
         if self.absence is not None or folder is None:
             return
+        self._discard()
         taken_at = datetime.now(timezone.utc)
         with writing("the safety copy"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -61,15 +89,28 @@ class SafetyCopy:
         self.path = final
 
     @contextmanager
-    def discarded_on_error(self) -> Iterator[None]:
-        """Remove it if the block raises; the block ends before the commit, whose outcome nobody may know."""
-        try:
-            yield
-        except BaseException:
-            if self.path is not None:
-                self.path.unlink(missing_ok=True)
-                self.path = None
-            raise
+    def taken_beside(self, copy: Callable[[Path, SpaceGuard], None], dialect: Dialect) -> Iterator[None]:
+        """`take` it on another core while the block runs; waits for it at the end of the block."""
+        with ThreadPoolExecutor(1, "vstorage-backup-safety") as beside:
+            taking = beside.submit(self._take_and_note, copy, dialect)
+            try:
+                yield
+                while not wait([taking], timeout=_SECONDS_BETWEEN_REPORTS).done:
+                    if self._progress is not None:
+                        report_progress(self._progress.label, self._progress.done, self._progress.total)
+                taking.result()
+            except BaseException:
+                self._is_given_up = True
+                raise
+
+    def _take_and_note(self, copy: Callable[[Path, SpaceGuard], None], dialect: Dialect) -> None:
+        with progress_to(self._note):
+            self.take(copy, dialect)
+
+    def _note(self, progress: Progress) -> None:
+        if self._is_given_up:
+            raise _GivenUp
+        self._progress = progress
 
     def prune(self) -> None:
         """Remove the oldest safety copies beyond those that are kept."""

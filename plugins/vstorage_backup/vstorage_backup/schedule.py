@@ -14,8 +14,8 @@ from cronsim import CronSim
 from pydantic import BaseModel, ValidationError
 
 from vstorage_backup.export import MARK_TABLE, write_backup_file, writing
-from vstorage_backup.files import claimed, lock_path, publish, remove_leftovers, sha256_of, sync_folder, temporary_file
-from vstorage_backup.inspection import inspect_trail, inspect_upload
+from vstorage_backup.files import claimed, lock_path, publish, remove_leftovers, sync_folder, temporary_file
+from vstorage_backup.inspection import inspect_upload
 from vstorage_backup.settings import BackupSettings, Places, backup_settings, places_of, require_usual_locks
 from vstorage_backup.upload import Upload, opened
 from vstorage_core import ConfigurationError, ImportRefused, Storage, StorageError, StorageUnavailable, __version__
@@ -247,7 +247,7 @@ def check_last_backup(storage: Storage) -> Mapping[str, Any]:
 def _verified(storage: Storage, path: Path, name: str, taken_at: datetime, max_seconds: float) -> Manifest:
     """The manifest of a backup that was read back from the disk."""
     try:
-        with opened(path, sha256_of(path), integrity_check=False, max_seconds=max_seconds) as upload:
+        with opened(path, integrity_check=False, max_seconds=max_seconds) as upload:
             return Manifest(
                 file=name,
                 taken_at=taken_at,
@@ -264,9 +264,7 @@ def _verified(storage: Storage, path: Path, name: str, taken_at: datetime, max_s
 def _refusal(storage: Storage, upload: Upload) -> str | None:
     """Why a restore would refuse the file."""
     try:
-        inspection = inspect_upload(storage, upload, storage.tables(), upload.tables, ())
-        inspect_trail(upload, inspection)
-        return inspection.refusal
+        return inspect_upload(storage, upload, storage.tables(), upload.tables).refusal
     except ImportRefused as error:
         return str(error)
 

@@ -39,7 +39,7 @@ def _replace(replacement: Replacement) -> None:
         connection.commit()
         # MariaDB locks the gaps between rows, into which others would insert, only from this level on.
         connection.execution_options(isolation_level="REPEATABLE READ")
-        with connection.begin(), safety.discarded_on_error():
+        with connection.begin():
             _lock(connection, tables)
             safety.take(lambda path, guard: copy_rows(connection, everything, path, guard), connection.dialect)
             replacement.survey(connection)
@@ -50,7 +50,7 @@ def _replace(replacement: Replacement) -> None:
             for table in tables:
                 _set_later_references(connection, replacement, table)
             _append_audit_rows(connection, replacement)
-            replacement.write_audit_row(connection)
+            replacement.finish(connection)
 
 
 def _lock(connection: Connection, tables: Sequence[Table]) -> None:

@@ -5,42 +5,50 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 from sqlalchemy import Connection, Table, select
 
 from vstorage_backup.export import copy_memory, copy_pages, quoted
+from vstorage_backup.ranges import condition
 from vstorage_backup.replacement import Replacement, refusing
 from vstorage_backup.sequences import raise_last_keys
 from vstorage_core import ImportRefused, StorageUnavailable, report_progress
 from vstorage_core.audit import AUDIT_TABLE
 
 
-def replace_on_sqlite(replacement: Replacement) -> None:
-    """Replace the rows in one transaction that holds the write lock from its start."""
-    storage, safety, database = replacement.storage, replacement.safety, replacement.places.database
-    with storage.write_connection() as connection, _attached(connection, replacement):
-        dialect = connection.dialect
+def replace_on_sqlite(replacement: Replacement, database: Path | None) -> None:
+    """Replace the rows in one transaction that holds the write lock from its start.
+
+    Args:
+        replacement: What to do; of a file the survey and the safety copy are made.
+        database: The file, or None for a database in memory.
+    """
+    storage, safety = replacement.storage, replacement.safety
+    with storage.write_connection() as connection, _attached(connection, replacement, database):
         if database is None:
             # While the turn to write is ours nobody changes it, and no copy can be made inside a transaction.
-            safety.take(lambda path, guard: copy_memory(connection, path, guard), dialect)
-        with connection.begin(), safety.discarded_on_error():
-            if database is not None:
-                safety.take(lambda path, guard: copy_pages(database, path, guard), dialect)
-            replacement.survey(connection, is_attached=True)
+            safety.take(partial(copy_memory, connection), connection.dialect)
+        with connection.begin():
+            if database is None:
+                replacement.survey(connection)
+            elif replacement.survey_again(connection):
+                safety.take(partial(copy_pages, database), connection.dialect)
             for table in reversed(replacement.tables):
-                connection.exec_driver_sql(f"DELETE FROM main.{quoted(table.name)}")  # noqa: S608
+                _delete(connection, replacement, table)
             for done, table in enumerate(replacement.tables):
                 report_progress("restoring tables", done, len(replacement.tables))
                 _copy(connection, replacement, table)
             _append_audit_rows(connection, replacement)
             raise_last_keys(connection, replacement.tables, replacement.upload.last_keys(replacement.tables))
             _check_left_alone(connection, replacement)
-            replacement.write_audit_row(connection)
+            replacement.finish(connection)
 
 
 @contextmanager
-def _attached(connection: Connection, replacement: Replacement) -> Iterator[None]:
+def _attached(connection: Connection, replacement: Replacement, database: Path | None) -> Iterator[None]:
     """The file as schema `upload`, and no foreign keys: they are checked already, and must not cascade now."""
     driver = cast(sqlite3.Connection, connection.connection.dbapi_connection)
     try:
@@ -55,25 +63,44 @@ def _attached(connection: Connection, replacement: Replacement) -> Iterator[None
             driver.execute("PRAGMA foreign_keys = ON")
             driver.execute("DETACH DATABASE upload")
         except sqlite3.Error:
-            if replacement.places.database is None:
+            if database is None:
                 raise  # the connection is the database
             # The next one that the pool opens has nothing attached.
             connection.invalidate()
 
 
+def _delete(connection: Connection, replacement: Replacement, table: Table) -> None:
+    part = replacement.part_of(table)
+    name = quoted(table.name)
+    if part is None:
+        connection.exec_driver_sql(f"DELETE FROM main.{name}")  # noqa: S608
+        return
+    if part.has_lost:
+        [key] = map(quoted, table.primary_key.columns.keys())
+        connection.exec_driver_sql(
+            f"DELETE FROM main.{name} WHERE {key} NOT IN (SELECT {key} FROM upload.{name} NOT INDEXED)"  # noqa: S608
+        )
+    if part.new:
+        connection.exec_driver_sql(f"DELETE FROM main.{name} {condition(table)}", cast(Any, part.new))  # noqa: S608
+
+
 def _copy(connection: Connection, replacement: Replacement, table: Table) -> None:
     columns = replacement.inspection.columns.get(table.name)
-    if columns is None:
+    part = replacement.part_of(table)
+    if columns is None or (part is not None and not part.new):
         return
     fills = replacement.inspection.fills[table.name]
     names = ", ".join(quoted(column.name) for column in [*columns, *(column for column, _ in fills)])
     values = ", ".join([*(quoted(column.name) for column in columns), *"?" * len(fills)])
+    sql = (
+        f"INSERT INTO main.{quoted(table.name)} ({names})"  # noqa: S608
+        f" SELECT {values} FROM upload.{quoted(table.name)} NOT INDEXED"
+    )
     with refusing(table):
-        connection.exec_driver_sql(
-            f"INSERT INTO main.{quoted(table.name)} ({names})"  # noqa: S608
-            f" SELECT {values} FROM upload.{quoted(table.name)} NOT INDEXED",
-            tuple(value for _, value in fills),
-        )
+        if part is None:
+            connection.exec_driver_sql(sql, tuple(value for _, value in fills))
+        else:
+            connection.exec_driver_sql(f"{sql} {condition(table)}", cast(Any, part.new))
 
 
 def _append_audit_rows(connection: Connection, replacement: Replacement) -> None:
@@ -86,7 +113,7 @@ def _append_audit_rows(connection: Connection, replacement: Replacement) -> None
     with refusing(AUDIT_TABLE):
         connection.exec_driver_sql(
             f"INSERT INTO main.{quoted(AUDIT_TABLE.name)} ({', '.join(map(quoted, names))})"  # noqa: S608
-            f" SELECT {', '.join(values)} FROM upload.{quoted(AUDIT_TABLE.name)} WHERE id BETWEEN ? AND ? ORDER BY id",
+            f" SELECT {', '.join(values)} FROM upload.{quoted(AUDIT_TABLE.name)} {condition(AUDIT_TABLE)} ORDER BY id",
             cast(Any, replacement.audit_ranges),
         )
 

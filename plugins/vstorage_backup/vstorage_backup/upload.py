@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,19 +28,14 @@ _CHUNK_BYTES = 1 << 20
 _STEPS_BETWEEN_CHECKS = 10_000
 
 
-def receive(stream: BinaryIO, path: Path, size: int) -> str:
-    """Copy the upload to a file of our own; returns its SHA-256 in hexadecimal."""
-    digest = hashlib.sha256()
+def receive(stream: BinaryIO, path: Path, size: int) -> None:
+    """Copy the upload to a file of our own."""
     done = 0
-    # Beside the copying: neither needs the interpreter.
-    with path.open("wb") as target, ThreadPoolExecutor(1, "vstorage-backup-hash") as hashing:
+    with path.open("wb") as target:
         while chunk := stream.read(_CHUNK_BYTES):
-            hashed = hashing.submit(digest.update, chunk)
             target.write(chunk)
-            hashed.result()
             done += len(chunk)
             report_progress("upload", done, size)
-    return digest.hexdigest()
 
 
 class Upload:
@@ -47,25 +43,42 @@ class Upload:
 
     Attributes:
         path: The file.
-        sha256: Of the file, in hexadecimal.
         size_bytes: Of the file.
         connection: Reads it; text that is not UTF-8 comes as bytes.
         tables: Names of its tables with the names of their columns, without SQLite's own.
         computed: Those columns that the file computes, as (table, column).
-        row_numbers: Names of tables with the column that is SQLite's own number of the row, where it is their key.
         taken_at: When it was taken, if vstorage made it.
     """
 
-    def __init__(self, path: Path, sha256: str) -> None:
+    def __init__(self, path: Path, sha256: Future[str]) -> None:
         self.path = path
-        self.sha256 = sha256
+        self._sha256 = sha256
+        self._state = _state_of(path)
         self.size_bytes = path.stat().st_size
         self.connection = sqlite3.connect(self.uri, uri=True, isolation_level=None)
         self.connection.text_factory = _text
         self.tables: dict[str, list[str]] = {}
         self.computed: set[tuple[str, str]] = set()
-        self.row_numbers: dict[str, str] = {}
         self.taken_at: datetime | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Of the file, in hexadecimal; waits until it is known.
+
+        Raises:
+            ImportRefused: The file cannot be read any more.
+        """
+        with _reading():
+            return self._sha256.result()
+
+    def require_unchanged(self) -> None:
+        """Refuse a file that somebody has written to, moved or replaced since it was opened.
+
+        Raises:
+            ImportRefused: So what was read of it may be neither the old nor the new one.
+        """
+        if _state_of(self.path) != self._state:
+            raise ImportRefused("the file was changed while it was read; let nobody write to it, and try again")
 
     def end_checks(self) -> None:
         """Lift the limit of time: from now on only rows are read that were read before."""
@@ -123,14 +136,13 @@ class Upload:
 
 
 @contextmanager
-def opened(path: Path, sha256: str, *, integrity_check: bool, max_seconds: float) -> Iterator[Upload]:
+def opened(path: Path, *, integrity_check: bool, max_seconds: float) -> Iterator[Upload]:
     """The upload, checked as far as no model is needed.
 
     Inside the block, too, what SQLite finds wrong with the file is an `ImportRefused`.
 
     Args:
-        path: The file; nobody else may change it.
-        sha256: Of the file.
+        path: The file; who takes something of it calls `Upload.require_unchanged` at the end.
         integrity_check: Whether indexes are checked too.
         max_seconds: Longest time until `end_checks` is called.
 
@@ -138,11 +150,11 @@ def opened(path: Path, sha256: str, *, integrity_check: bool, max_seconds: float
         ImportRefused: It is no SQLite file that stands alone, it is damaged, it has more than tables and indexes, or
             reading it takes too long.
     """
-    _check_header(path)
+    with _reading():
+        _check_header(path)
     deadline = time.monotonic() + max_seconds
     try:
-        upload = Upload(path, sha256)
-        with closing(upload.connection):
+        with _sha256_beside(path) as sha256, closing((upload := Upload(path, sha256)).connection):
             upload.connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS_BETWEEN_CHECKS)
             for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0", "query_only = ON"):
                 upload.connection.execute(f"PRAGMA {pragma}")
@@ -158,6 +170,39 @@ def opened(path: Path, sha256: str, *, integrity_check: bool, max_seconds: float
                 " setting backup.max_check_seconds"
             ) from error
         raise ImportRefused("the file is damaged: SQLite cannot read it", [{"problem": _harmless(error)}]) from error
+
+
+@contextmanager
+def _sha256_beside(path: Path) -> Iterator[Future[str]]:
+    is_over = threading.Event()
+
+    def compute() -> str:
+        digest = hashlib.sha256()
+        while (chunk := stream.read(_CHUNK_BYTES)) and not is_over.is_set():
+            digest.update(chunk)
+        return digest.hexdigest()
+
+    with path.open("rb") as stream, ThreadPoolExecutor(1, "vstorage-backup-hash") as beside:
+        try:
+            yield beside.submit(compute)
+        finally:
+            is_over.set()
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ImportRefused(f"the file cannot be read: {error.strerror}") from error
+
+
+def _state_of(path: Path) -> tuple[int, ...]:
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _check_header(path: Path) -> None:
@@ -208,14 +253,10 @@ def _check_structure(upload: Upload) -> None:
         if kind == "table" and not name.lower().startswith("sqlite_"):
             names.append(name)
     for name in names:
-        xinfo = "SELECT name, hidden, pk FROM pragma_table_xinfo(?)"
+        xinfo = "SELECT name, hidden FROM pragma_table_xinfo(?)"
         columns = upload.connection.execute(xinfo, (name,)).fetchall()
-        upload.tables[name] = [column for column, _, _ in columns]
-        upload.computed.update((name, column) for column, hidden, _ in columns if hidden)
-        keys = [column for column, _, place in columns if place]
-        # Any other key has an index, also where there is no row number.
-        if len(keys) == 1 and not upload.scalar("SELECT 1 FROM pragma_index_list(?) WHERE origin = 'pk'", (name,)):
-            upload.row_numbers[name] = keys[0]
+        upload.tables[name] = [column for column, _ in columns]
+        upload.computed.update((name, column) for column, hidden in columns if hidden)
 
 
 def _check_integrity(upload: Upload, check: str) -> None:
@@ -236,6 +277,14 @@ def _taken_at(upload: Upload) -> datetime | None:
         return datetime.fromisoformat(value).astimezone(timezone.utc)
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def row_number(connection: sqlite3.Connection, schema: str, table: str) -> str | None:
+    """The column of the table that is SQLite's own number of the row, if it is its key."""
+    keys = connection.execute("SELECT name FROM pragma_table_info(?, ?) WHERE pk", (table, schema)).fetchall()
+    # Any other key has an index, also where there is no row number.
+    has_index = "SELECT 1 FROM pragma_index_list(?, ?) WHERE origin = 'pk'"
+    return keys[0][0] if len(keys) == 1 and not connection.execute(has_index, (table, schema)).fetchone() else None
 
 
 def _text(raw: bytes) -> str | bytes:

@@ -1,0 +1,162 @@
+"""The live SQLite file, seen from beside the storage: which rows of an upload it has already.
+
+SQLite compares the two many times faster than values are checked and written, and most of a machine's own backup is
+still there. What is there, in a table that is sound, is neither checked nor written again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from sqlalchemy import Table
+
+from vstorage_backup.export import CACHED_PAGES, quoted
+from vstorage_backup.ranges import Ranges, as_ranges
+from vstorage_backup.upload import Upload, row_number
+from vstorage_core.engine.driver_errors import translated
+
+# Each is some statements of its own: where there are more of them, a whole table is quicker.
+_MOST_RANGES = 10_000
+_STEPS_BETWEEN_CHECKS = 10_000
+
+
+class LiveFile:
+    """The file beside an upload; for one thread.
+
+    Attributes:
+        path: The file.
+        has_log: Whether it has a write-ahead log. Without one, who reads for long is in the way of writers and they of
+            him: then it is read when the turn to write is ours.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+        with translated():
+            self.has_log = connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        self._version = self._data_version()
+        self._sound: Future[set[str]] | None = None
+
+    @contextmanager
+    def checked_beside(self, tables: Sequence[Table]) -> Iterator[None]:
+        """Find out on another core which tables `may_keep_rows`, while the block runs."""
+        names = [table.name for table in tables]
+        is_over = threading.Event()
+        with ThreadPoolExecutor(1, "vstorage-backup-check") as beside:
+            self._sound = beside.submit(_sound_tables, self.path, names, is_over)
+            try:
+                yield
+            finally:
+                is_over.set()
+
+    def attach(self, upload: Upload) -> None:
+        """Compare with this one from now on."""
+        self._connection.execute("ATTACH DATABASE ? AS upload", (upload.uri,))
+        self._connection.execute(f"PRAGMA upload.cache_size = {CACHED_PAGES}")
+
+    def was_written(self) -> bool:
+        """Whether somebody has committed a change since this was asked last, or since the file was opened."""
+        before, self._version = self._version, self._data_version()
+        return self._version != before
+
+    def may_keep_rows(self, table: Table) -> bool:
+        """Whether rows of the table may stay where they are; waits until that is known.
+
+        Not where nobody has checked; where the application has triggers, for which it makes a difference; and where
+        SQLite finds the table or an index of it damaged: that is mended by writing all rows again.
+        """
+        return self._sound is not None and table.name in self._sound.result()
+
+    def new_rows(self, table: Table, names: Sequence[str]) -> Ranges | None:
+        """Keys of the upload's rows that the live table does not have letter for letter.
+
+        Args:
+            table: Of both.
+            names: Columns that must be equal; the key may be among them.
+
+        Returns:
+            None where that cannot be told in few words: the key is not SQLite's own number of the row on both sides,
+            columns are of other types, or new rows lie all over the table.
+        """
+        with translated():
+            key = self._common_key(table, names)
+        if key is None:
+            return None
+        # A column's own collation may take a for A.
+        same = "".join(f" AND ours.{name} COLLATE BINARY IS theirs.{name}" for name in map(quoted, names))
+        sql = (
+            f"SELECT theirs.{quoted(key)} FROM upload.{quoted(table.name)} AS theirs NOT INDEXED"  # noqa: S608
+            f" LEFT JOIN main.{quoted(table.name)} AS ours ON ours.{quoted(key)} = theirs.{quoted(key)}{same}"
+            f" WHERE ours.{quoted(key)} IS NULL ORDER BY theirs.{quoted(key)}"
+        )
+        # Where the file is at fault, whoever looks at its rows finds it again.
+        try:
+            ranges = as_ranges(found for (found,) in self._connection.execute(sql))
+        except sqlite3.Error:
+            return None
+        return ranges if len(ranges) <= _MOST_RANGES else None
+
+    def lost_rows(self, table: Table) -> int:
+        """How many rows of the live table have keys that the upload does not have."""
+        names = ", ".join(quoted(key.name) for key in table.primary_key.columns)
+        name = quoted(table.name)
+        sql = f"SELECT count(*) FROM main.{name} WHERE ({names}) NOT IN (SELECT {names} FROM upload.{name} NOT INDEXED)"  # noqa: S608
+        with translated():
+            return int(self._connection.execute(sql).fetchone()[0])
+
+    def _common_key(self, table: Table, names: Sequence[str]) -> str | None:
+        keys = {row_number(self._connection, schema, table.name) for schema in ("main", "upload")}
+        if keys != {column.name for column in table.primary_key.columns}:
+            return None
+        types = "SELECT name, type FROM pragma_table_info(?, ?)"
+        ours, theirs = (dict(self._connection.execute(types, (table.name, schema))) for schema in ("main", "upload"))
+        # Of two types, '01' and 1 are equal to SQLite.
+        is_alike = all(name in ours and ours[name] == theirs.get(name) for name in names)
+        return keys.pop() if is_alike else None
+
+    def _data_version(self) -> int:
+        with translated():
+            return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+
+
+@contextmanager
+def opened_live(path: Path) -> Iterator[LiveFile]:
+    """The live SQLite file, for the block.
+
+    Raises:
+        StorageUnavailable: It cannot be read, or writers held it for too long.
+    """
+    with _connected(path) as connection:
+        yield LiveFile(path, connection)
+
+
+def _sound_tables(path: Path, names: Sequence[str], is_over: threading.Event) -> set[str]:
+    found = set()
+    with _connected(path) as connection:
+        connection.set_progress_handler(is_over.is_set, _STEPS_BETWEEN_CHECKS)
+        try:
+            if connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'trigger'").fetchone() is None:
+                for name in names:
+                    # Before SQLite 3.33 it looks at all tables each time.
+                    if connection.execute(f"PRAGMA integrity_check({quoted(name)})").fetchone() == ("ok",):
+                        found.add(name)
+        except sqlite3.Error:
+            pass  # as good as damaged
+    return found
+
+
+@contextmanager
+def _connected(path: Path) -> Iterator[sqlite3.Connection]:
+    # Not read-only: a reader of a write-ahead log must be able to make its index.
+    uri = f"{path.as_uri()}?mode=rw"
+    with translated():
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+    with closing(connection):
+        for pragma in ("trusted_schema = OFF", "query_only = ON", f"cache_size = {CACHED_PAGES}"):
+            connection.execute(f"PRAGMA {pragma}")
+        yield connection
