@@ -26,7 +26,7 @@ from vstorage_core import (
     StorageBusy,
     StorageUnavailable,
 )
-from vstorage_core.engine.gate import WriteGate
+from vstorage_core.engine.gate import ReadTurn, ReadTurns, WriteGate
 
 DEADLINE = 20
 
@@ -191,6 +191,36 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         threading.Event().wait(0.001)
+
+
+def test_two_readers_go_at_a_time_and_a_third_one_waits():
+    turns = ReadTurns(longest_wait_seconds=DEADLINE)
+    happened: list[str] = []
+
+    def read() -> None:
+        with ReadTurn(turns):
+            happened.append("third reads")
+
+    with ThreadPoolExecutor(1) as pool, ReadTurn(turns):
+        assert not turns.all_taken()
+        with ReadTurn(turns):
+            assert turns.all_taken()
+            third = pool.submit(read)
+            time.sleep(0.05)
+            happened.append("second leaves")
+        third.result(DEADLINE)
+    assert happened == ["second leaves", "third reads"]
+    assert not any(lock.locked() for lock in turns.locks)
+
+
+def test_a_reader_who_has_waited_long_enough_goes_ahead():
+    turns = ReadTurns(longest_wait_seconds=0.01)
+    with ReadTurn(turns), ReadTurn(turns):
+        with ReadTurn(turns):
+            assert turns.all_taken()
+        # He has let go of nothing that is not his.
+        assert turns.all_taken()
+    assert not any(lock.locked() for lock in turns.locks)
 
 
 def test_writers_take_turns_in_the_order_in_which_they_came():

@@ -200,7 +200,8 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
             with self.storage.use_session() as session:
                 return list(session.exec(statement).all())
         with self.storage.reading_connection() as connection:
-            return plan.make_all(connection.execute(statement).cursor)  # type: ignore[return-value]
+            cursor = connection.execute(statement).cursor
+            return plan.make_all(cursor, self.storage.read_turn)  # type: ignore[return-value]
 
     def _reading_plan(self) -> RowPlan | None:
         """How to read past the session; None inside one, whose instances and pending changes count."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import timezone
 from itertools import compress, islice, product
 from operator import attrgetter
@@ -206,13 +207,16 @@ class RowPlan:
         state.key = (self._class, (values[self._key_name],), None)
         return instance
 
-    def make_all(self, cursor: Any) -> list[SQLModel]:
-        """Instances of all rows that the cursor has left."""
+    def make_all(self, cursor: Any, read_turn: Callable[[], AbstractContextManager[None]]) -> list[SQLModel]:
+        """Instances of all rows that the cursor has left; each chunk is fetched in a turn of its own."""
         instances: list[SQLModel] = []
-        while rows := cursor.fetchmany(CHUNK):
+        while True:
+            with read_turn():
+                rows = cursor.fetchmany(CHUNK)
             with collector_paused(len(rows)):
                 instances += [self.make(self.values_of(row)) for row in rows]
-        return instances
+            if len(rows) < CHUNK:
+                return instances
 
     def settle(self, instance: SQLModel, values: Values) -> None:
         """Make the instance, which no session knows, a detached one of the stored row with these values."""

@@ -275,6 +275,10 @@ class Storage:
         with self._open().row_reader(connection) as cursor:
             yield cursor
 
+    def read_turn(self) -> AbstractContextManager[None]:
+        """A turn to fetch some rows with a `reading_plan`."""
+        return self._backend.read_turn()
+
     def reads_at_once(self) -> bool:
         """Whether a read by key would wait for nothing now, so that an event loop may do it itself."""
         return self._opened_in == os.getpid() and self._backend.reads_at_once()

@@ -136,6 +136,10 @@ class Backend:
         """
         raise NotImplementedError
 
+    def read_turn(self) -> AbstractContextManager[None]:
+        """A turn to fetch a few hundred rows through the driver's cursor."""
+        raise NotImplementedError
+
     @contextmanager
     def row_reader(self, connection: Connection | None = None) -> Iterator[Any]:
         """The driver's cursor for a single read: on the connection, or of what is committed."""

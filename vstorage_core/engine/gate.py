@@ -1,4 +1,4 @@
-"""Writers of one process take turns: who runs, and the queue they wait in."""
+"""Threads of one process take turns: writers in a queue, readers of rows two at a time."""
 
 from __future__ import annotations
 
@@ -67,6 +67,48 @@ class WriteGate:
                 self._queue.popleft().release()
             else:
                 self._holder = None
+
+
+class ReadTurns:
+    """Two threads at a time go through rows; the others wait for them, though not for long.
+
+    sqlite3 lets go of the interpreter at every row. Many threads that do so at once are busy handing it to each other:
+    of 32 readers each took four times as much of the CPU per record as one alone.
+
+    Args:
+        longest_wait_seconds: Who has waited so long goes ahead without a turn: turns save time, and nothing else hangs
+            on them.
+    """
+
+    def __init__(self, longest_wait_seconds: float = 0.1) -> None:
+        self.locks = (threading.Lock(), threading.Lock())
+        self.longest_wait_seconds = longest_wait_seconds
+
+    def all_taken(self) -> bool:
+        """Whether who reads now would wait."""
+        one, other = self.locks
+        return one.locked() and other.locked()
+
+
+class ReadTurn:  # a class, because a generator costs three times as much
+    """One of them, while a few rows are read."""
+
+    __slots__ = ("_mine", "_turns")
+
+    def __init__(self, turns: ReadTurns) -> None:
+        self._turns = turns
+        self._mine: threading.Lock | None = None
+
+    def __enter__(self) -> None:
+        one, other = self._turns.locks
+        if one.acquire(blocking=False):
+            self._mine = one
+        elif other.acquire(timeout=self._turns.longest_wait_seconds):
+            self._mine = other
+
+    def __exit__(self, *_: object) -> None:
+        if self._mine is not None:
+            self._mine.release()
 
 
 class _Thread(threading.local):

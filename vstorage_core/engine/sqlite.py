@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL
 
 from vstorage_core.engine.backend import Backend, EngineSettings, create_engine
 from vstorage_core.engine.driver_errors import translated
-from vstorage_core.engine.gate import WriteGate
+from vstorage_core.engine.gate import ReadTurn, ReadTurns, WriteGate
 from vstorage_core.errors import ConfigurationError, InvalidInput, StorageUnavailable
 
 logger = logging.getLogger("vstorage")
@@ -72,6 +72,7 @@ class SqliteBackend(Backend):
                 url = url.set(database=f"file:{quote(str(path))}")
                 url = url.update_query_dict({"uri": "true", "mode": "ro", "immutable": "1"})
         self.gate = WriteGate()
+        self._read_turns = ReadTurns()
         self._checkpoint_at_bytes = settings.journal_size_limit_bytes
         super().__init__(url, settings)
         if not self.single_connection:
@@ -163,7 +164,7 @@ class SqliteBackend(Backend):
     def reads_at_once(self) -> bool:
         # Readers of a log or of a file that nobody writes wait for no lock, and this pool is a queue.
         pool: Any = self.read_engine.pool
-        return (self._has_log or self.is_read_only) and pool.checkedin() > 0
+        return (self._has_log or self.is_read_only) and pool.checkedin() > 0 and not self._read_turns.all_taken()
 
     def lock(self, connection: Connection, name: str) -> None:
         """A write transaction on SQLite excludes all others already."""
@@ -204,6 +205,9 @@ class SqliteBackend(Backend):
     ) -> AbstractContextManager[None]:
         return _RowStatement(cursor.connection, half_done)
 
+    def read_turn(self) -> AbstractContextManager[None]:
+        return ReadTurn(self._read_turns)
+
     @contextmanager
     def row_reader(self, connection: Connection | None = None) -> Iterator[sqlite3.Cursor]:
         if connection is not None:
@@ -214,7 +218,11 @@ class SqliteBackend(Backend):
             # Others must not see what is not committed yet.
             self.acquire_write()
         try:
-            with closing(self.read_engine.raw_connection()) as committed, translated():
+            with (
+                ReadTurn(self._read_turns),
+                closing(self.read_engine.raw_connection()) as committed,
+                translated(),
+            ):
                 yield committed.cursor()  # type: ignore[misc]
         finally:
             if self.single_connection:
