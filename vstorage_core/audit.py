@@ -168,42 +168,17 @@ class Entry(NamedTuple):
     after: str | None
 
 
-class WrittenEntries(NamedTuple):
-    """Entries that were written at one moment on behalf of one caller."""
-
-    entries: Sequence[Entry]
-    timestamp: datetime
-    provenance: Provenance
-
-    def rows(self) -> list[Values]:
-        """As rows of the audit table."""
-        common = {"timestamp": self.timestamp, **self.provenance._asdict()}
-        return [{**common, **entry._asdict()} for entry in self.entries]
-
-    def changes(self) -> list[Change]:
-        """As the commit listeners get them."""
-        actor, timestamp = self.provenance.actor, self.timestamp
-        return [
-            Change(component, operation, key, actor, timestamp, before, after)
-            for component, key, operation, before, after in self.entries
-        ]
-
-
-def written_now(entries: Sequence[Entry], actor: str | None = None) -> WrittenEntries:
-    """The entries, blamed on `actor`, which `check_actor` knows, or on whom `acting_as` names."""
-    provenance = current_provenance()
-    if actor is not None:
-        provenance = Provenance(actor, *provenance[1:])  # `_replace` takes twice as long
-    return WrittenEntries(entries, datetime.now(timezone.utc), provenance)
-
-
-def write_entries(connection: Connection, entries: Sequence[Entry]) -> list[WrittenEntries]:
-    """Insert the entries, if there are any, in one statement, blamed on the current actor; returns them."""
+def write_entries(connection: Connection, entries: Sequence[Entry]) -> list[Change]:
+    """Insert the entries, if there are any, in one statement, blamed on the current actor; returns them as changes."""
     if not entries:
         return []
-    written = written_now(entries)
-    connection.execute(AUDIT_TABLE.insert(), written.rows())
-    return [written]
+    provenance, timestamp = current_provenance(), datetime.now(timezone.utc)
+    common = {"timestamp": timestamp, **provenance._asdict()}
+    connection.execute(AUDIT_TABLE.insert(), [{**common, **entry._asdict()} for entry in entries])
+    return [
+        Change(component, operation, key, provenance.actor, timestamp, before, after)
+        for component, key, operation, before, after in entries
+    ]
 
 
 class FlushAudit:

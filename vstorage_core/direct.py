@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from itertools import compress, product
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm.attributes import instance_state, set_committed_value
 from sqlmodel import SQLModel
 
-from vstorage_core.audit import Entry, Provenance, update_operation, written_now
+from vstorage_core.audit import Provenance, current_provenance, update_operation
+from vstorage_core.contributions import Change, Operation
 from vstorage_core.errors import RecordDeleted, RecordLimitReached
 from vstorage_core.records import SOFT_DELETE_FIELD, RecordType, Values
 from vstorage_core.rows import RowPlan, collector_paused
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
 
 
 _ONLY_AN_ACTOR = Provenance()[1:]
+# Of an audit row, by whether there are snapshots before and after.
+_COLUMNS: dict[tuple[bool, ...], tuple[str, ...]] = {
+    present: ("timestamp", "actor", "component", "record_id", "operation", *compress(("before", "after"), present))
+    for present in product((False, True), repeat=2)
+}
 
 
 def require_room(component: str, wanted: int, max_records: int) -> None:
@@ -51,7 +58,7 @@ class DirectRows:
         self._audit_plan = audit_plan
         self._record: RecordType = accessor.record
         self._component = accessor.component
-        self._audited = accessor.audited
+        self._is_audited = accessor.audited
 
     def insert(self, instances: Sequence[SQLModel], actor: str | None, max_records: int | None) -> bool:
         """Insert them; False, with nothing done, when a row needs a default of SQLAlchemy's.
@@ -91,11 +98,7 @@ class DirectRows:
         key, snapshot = self._record.key, self._record.snapshot
         for values in rows:
             self._plan.insert(transaction.cursor, values)
-        self._audit(
-            transaction,
-            [Entry(self._component, values[key], "create", None, snapshot(values)) for values in rows],
-            actor,
-        )
+        self._audit(transaction, "create", [(values[key], None, snapshot(values)) for values in rows], actor)
 
     def save(self, instance: SQLModel, key: Any, given: Values, actor: str | None) -> bool:
         """Update the stored row to the given values, or insert it; False, with nothing done, as `insert`."""
@@ -140,7 +143,7 @@ class DirectRows:
             key = stored[self._record.key]
             self._plan.update(transaction.cursor, [key], changes)
             operation = update_operation(stored.get(SOFT_DELETE_FIELD), values.get(SOFT_DELETE_FIELD))
-            self._audit(transaction, [Entry(self._component, key, operation, before, after)], actor)
+            self._audit(transaction, operation, [(key, before, after)], actor)
         return values
 
     def delete(self, keys: Sequence[Any], actor: str | None) -> int:
@@ -152,11 +155,11 @@ class DirectRows:
             live = [rows[key] for key in found]
             if not soft:
                 self._plan.delete(transaction.cursor, found)
-                self._audit(transaction, [self._entry("delete", row, None) for row in live], actor)
+                self._audit(transaction, "delete", [self._around(row, None) for row in live], actor)
                 return len(live)
             mark = {SOFT_DELETE_FIELD: datetime.now(timezone.utc)}
             self._plan.update(transaction.cursor, found, mark)
-            self._audit(transaction, [self._entry("soft_delete", row, {**row, **mark}) for row in live], actor)
+            self._audit(transaction, "soft_delete", [self._around(row, {**row, **mark}) for row in live], actor)
         return len(live)
 
     def restore(self, key: Any, actor: str | None) -> bool:
@@ -166,7 +169,7 @@ class DirectRows:
             if stored is not None and self._record.is_deleted(stored):
                 mark = {SOFT_DELETE_FIELD: None}
                 self._plan.update(transaction.cursor, [key], mark)
-                self._audit(transaction, [self._entry("restore", stored, {**stored, **mark})], actor)
+                self._audit(transaction, "restore", [self._around(stored, {**stored, **mark})], actor)
         return stored is not None
 
     def _validated(self, given: Values) -> Values:
@@ -174,31 +177,37 @@ class DirectRows:
         values.setdefault(self._record.key, None)
         return values
 
-    def _entry(self, operation: Any, before: Values, after: Values | None) -> Entry:
+    def _around(self, before: Values, after: Values | None) -> tuple[Any, str | None, str | None]:
         snapshot = self._record.snapshot
-        key = before[self._record.key]
-        return Entry(self._component, key, operation, snapshot(before), None if after is None else snapshot(after))
+        return before[self._record.key], snapshot(before), None if after is None else snapshot(after)
 
-    def _audit(self, transaction: RowTransaction, entries: Sequence[Entry], actor: str | None) -> None:
-        """Write the entries, which are of one operation."""
-        if not self._audited or not entries:
+    def _audit(
+        self,
+        transaction: RowTransaction,
+        operation: Operation,
+        records: Sequence[tuple[Any, str | None, str | None]],
+        actor: str | None,
+    ) -> None:
+        """Write what was done to the records, each a key with its snapshots before and after."""
+        if not self._is_audited or not records:
             return
-        written = written_now(entries, actor)
-        provenance = written.provenance
+        provenance, timestamp = current_provenance(), datetime.now(timezone.utc)
+        who = provenance.actor if actor is None else actor
+        common: tuple[Any, ...] = (self._audit_plan.bind("timestamp", timestamp), who)
         # What is None is left out: see `rows._Insert`.
-        known = 1 if provenance[1:] == _ONLY_AN_ACTOR else len(provenance)
-        common = (self._audit_plan.bind("timestamp", written.timestamp), *provenance[:known])
-        names = ("timestamp", *Provenance._fields[:known], "component", "record_id", "operation")
-        if entries[0].before is not None:
-            names += ("before",)
-        if entries[0].after is not None:
-            names += ("after",)
+        _, before, after = records[0]
+        names = _COLUMNS[before is not None, after is not None]
+        if provenance[1:] != _ONLY_AN_ACTOR:
+            common += provenance[1:]
+            names = (*names[:2], *Provenance._fields[1:], *names[2:])
+        component = self._component
         rows = [
-            (*common, component, str(key), operation, *filter(None, (before, after)))
-            for component, key, operation, before, after in entries
+            (*common, component, str(key), operation, *filter(None, (before, after))) for key, before, after in records
         ]
         self._audit_plan.insert_bound(transaction.cursor, names, rows)
-        transaction.changes.append(written)
+        transaction.changes += [
+            Change(component, operation, key, who, timestamp, before, after) for key, before, after in records
+        ]
 
     def _settle(self, transaction: RowTransaction, instance: SQLModel, values: Values, *, is_new: bool) -> None:
         state, session = instance_state(instance), transaction.session

@@ -21,7 +21,8 @@ from sqlalchemy.orm import ORMExecuteState, SessionTransaction
 from sqlalchemy.sql.dml import UpdateBase
 from sqlmodel import Session, SQLModel
 
-from vstorage_core.audit import AuditLog, FlushAudit, WrittenEntries, write_entries
+from vstorage_core.audit import AuditLog, FlushAudit, write_entries
+from vstorage_core.contributions import Change
 from vstorage_core.engine import Backend, Owner
 from vstorage_core.errors import StorageError, StorageUnavailable
 from vstorage_core.records import record_type
@@ -55,8 +56,8 @@ class StorageSession(Session):
         self.writing = False
         self.write_timeout_seconds: float | None = None
         # What was written into the audit trail.
-        self.changes: list[WrittenEntries] = []
-        self.committed: list[WrittenEntries] = []
+        self.changes: list[Change] = []
+        self.committed: list[Change] = []
         # How many changes there were when a transaction or savepoint began. Weak, or a long transaction would keep
         # every savepoint that it ever had.
         self.marks: WeakKeyDictionary[SessionTransaction, int] = WeakKeyDictionary()
@@ -205,7 +206,7 @@ class RowTransaction:
     def __init__(self, cursor: Any, session: StorageSession | None = None) -> None:
         self.cursor = cursor
         self.session = session
-        self.changes: list[WrittenEntries] = []
+        self.changes: list[Change] = []
 
 
 class JoinedRow(RowTransaction):

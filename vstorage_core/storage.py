@@ -16,10 +16,19 @@ from sqlalchemy import Connection, Engine, MetaData, Table, inspect, select
 from sqlalchemy.sql.ddl import sort_tables_and_constraints
 from sqlmodel import Session, SQLModel
 
-from vstorage_core.audit import AUDIT_TABLE, AuditLog, WrittenEntries, acting_as, upgrade_audit_table
+from vstorage_core.audit import AUDIT_TABLE, AuditLog, acting_as, upgrade_audit_table
 from vstorage_core.catalogue import Catalogue, ask, complete_file
 from vstorage_core.configuration import Configuration, SettingsT
-from vstorage_core.contributions import Exporter, Health, HealthCheck, Importer, PluginInfo, Progress, progress_to
+from vstorage_core.contributions import (
+    Change,
+    Exporter,
+    Health,
+    HealthCheck,
+    Importer,
+    PluginInfo,
+    Progress,
+    progress_to,
+)
 from vstorage_core.engine import Backend, EngineSettings, current_owner, open_backend
 from vstorage_core.errors import TransactionConflict, TransactionError
 from vstorage_core.plugins import PluginRegistry
@@ -466,11 +475,10 @@ class Storage:
             changes, session.committed = session.committed, []
             self._tell(changes)
 
-    def _tell(self, written: list[WrittenEntries]) -> None:
+    def _tell(self, changes: list[Change]) -> None:
         listening = [accessor for accessor in self._accessors.values() if accessor.commit_listeners]
-        if not written or not (listening or self.plugin_registry.hook.vstorage_after_commit.get_hookimpls()):
+        if not changes or not (listening or self.plugin_registry.hook.vstorage_after_commit.get_hookimpls()):
             return
-        changes = [change for entries in written for change in entries.changes()]
         for accessor in listening:
             own = [change for change in changes if change.component == accessor.component]
             for listener in accessor.commit_listeners if own else ():
