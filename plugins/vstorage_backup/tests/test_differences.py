@@ -5,6 +5,7 @@ import os
 import random
 import sqlite3
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -229,6 +230,7 @@ def test_what_others_write_while_the_file_is_looked_through_is_replaced_and_kept
         # All that is left is to wait for us.
         while not list(tmp_path.glob("*-backups/*.sqlite")):
             assert restoring.is_alive()
+            time.sleep(0.01)
     restoring.join()
     assert [user.name for user in users.all()] == ["ana"]
     assert [counter.value for counter in counters.all()] == [1]

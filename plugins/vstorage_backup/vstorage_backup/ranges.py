@@ -29,10 +29,15 @@ def count(ranges: Ranges) -> int:
     return sum(last - first + 1 for first, last in ranges)
 
 
+def key_of(table: Table) -> str:
+    """The name of the one column that is the table's key, as an SQL identifier."""
+    [key] = table.primary_key.columns
+    return quoted(key.name)
+
+
 def condition(table: Table) -> str:
     """SQL that chooses the rows of one range; it has two parameters."""
-    [key] = table.primary_key.columns
-    return f"WHERE {quoted(key.name)} BETWEEN ? AND ?"
+    return f"WHERE {key_of(table)} BETWEEN ? AND ?"
 
 
 def parts(table: Table, ranges: Ranges | None) -> Iterator[tuple[Any, ...]]:

@@ -12,7 +12,7 @@ from typing import Any, cast
 from sqlalchemy import Connection, Table, select
 
 from vstorage_backup.export import copy_memory, copy_pages, quoted
-from vstorage_backup.ranges import condition
+from vstorage_backup.ranges import condition, key_of
 from vstorage_backup.replacement import Replacement, refusing
 from vstorage_backup.sequences import raise_last_keys
 from vstorage_core import ImportRefused, StorageUnavailable, report_progress
@@ -76,7 +76,7 @@ def _delete(connection: Connection, replacement: Replacement, table: Table) -> N
         connection.exec_driver_sql(f"DELETE FROM main.{name}")  # noqa: S608
         return
     if part.has_lost:
-        [key] = map(quoted, table.primary_key.columns.keys())
+        key = key_of(table)
         connection.exec_driver_sql(
             f"DELETE FROM main.{name} WHERE {key} NOT IN (SELECT {key} FROM upload.{name} NOT INDEXED)"  # noqa: S608
         )
