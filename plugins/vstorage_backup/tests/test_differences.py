@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from models import Counter, Member, Team, User
+from models import Counter, Device, Member, Team, User
 from sqlalchemy import String
 from sqlalchemy.dialects.sqlite import VARCHAR
 from sqlalchemy.orm import registry
@@ -86,12 +86,15 @@ def lose_entries(path, index):
 
 
 def test_only_what_differs_is_written(machine, backup):
-    users = accessor(User, machine)
+    users, devices = accessor(User, machine), accessor(Device, machine)
     users.insert_many(User(name=f"user {number}", email=f"{number}@x") for number in range(10_000))
+    devices.insert_many(Device(serial=f"device {number}") for number in range(10_000))
     machine.export("backup", backup)
     users.delete(7)
     users.update(8, name="another")
     users.insert(User(name="new", email="new@x"))
+    devices.delete("device 5")
+    devices.save(Device(serial="device 6", label="another"))
 
     report = None
 
@@ -128,6 +131,7 @@ def test_what_is_restored_is_the_file_letter_for_letter(seed, machine, backup, t
             f"INSERT INTO part (code, bin) VALUES ('new', {1000 + numbers[0]})",
             f"UPDATE label SET text = upper(text) WHERE name < '{chance.randrange(9)}'",
             f"DELETE FROM label WHERE name = '{chance.randrange(9)}'",
+            f"UPDATE label SET name = 'new {chance.randrange(9)}' WHERE name = '{chance.randrange(9)}'",
         )
 
     shuffle(file_of(machine))
@@ -167,6 +171,17 @@ def test_a_number_is_not_the_text_that_sqlite_takes_for_it(machine, backup):
     )
     with pytest.raises(ImportRefused, match=r"part\.code holds a whole number, not text"):
         machine.import_("restore", backup)
+
+
+def test_a_key_that_no_model_would_have_goes(machine, backup):
+    accessor(Label, machine)
+    execute(file_of(machine), "CREATE TABLE label (name VARCHAR PRIMARY KEY, text VARCHAR)")
+    execute(file_of(machine), "INSERT INTO label VALUES ('a', 'x')")
+    machine.export("backup", backup)
+    execute(file_of(machine), "INSERT INTO label VALUES (NULL, 'y')")
+    report = machine.import_("restore", backup)
+    assert report.tables["label"].rows_lost == 1
+    assert letter_for_letter(file_of(machine), machine) == letter_for_letter(backup, machine)
 
 
 def test_triggers_of_the_application_take_nothing_that_stays(machine, backup):

@@ -12,7 +12,7 @@ from vstorage_backup.columns import FileColumn, file_columns
 from vstorage_backup.export import MARK_TABLE, quoted
 from vstorage_backup.ranges import Ranges, parts
 from vstorage_backup.report import Finding, SchemaDifference
-from vstorage_backup.upload import Upload, row_number
+from vstorage_backup.upload import Upload
 from vstorage_core import ImportRefused, Storage, report_progress
 from vstorage_core.audit import AUDIT_TABLE
 
@@ -30,7 +30,7 @@ class Inspection:
         invalid: Values that the models do not allow.
         columns: By table, the columns that are taken from the file.
         fills: By table, the columns that the file does not have, each with what is stored in its place.
-        new: By table, keys of the rows that had to be looked at; None: all.
+        new: By table, which rows had to be looked at; None: all.
     """
 
     differences: list[SchemaDifference] = field(default_factory=list)
@@ -82,8 +82,8 @@ def inspect_upload(
         tables: Of the models.
         left_alone: Other tables of the database.
         allow: Names of differences to accept.
-        new_rows: Gives the keys of those rows of a table that must be looked at, or None for all; asked when the
-            schemas have been compared.
+        new_rows: Tells which rows of a table must be looked at, or None for all; asked when the schemas have been
+            compared.
 
     Raises:
         ImportRefused: It has none of the tables, or lacks something that cannot be made up.
@@ -96,7 +96,7 @@ def inspect_upload(
     for done, table in enumerate(present):
         report_progress("checking tables", done, len(present))
         new = inspection.new[table.name] = new_rows(inspection, table)
-        for part in parts(table, new):
+        for part in parts(new):
             inspection.invalid += _invalid_values(upload, table, inspection.columns[table.name], *part)
             if len(inspection.invalid) >= MOST_FINDINGS:
                 break
@@ -217,9 +217,9 @@ def _used_up_keys(upload: Upload, tables: Sequence[Table]) -> list[Finding]:
 def _repeated_values(upload: Upload, table: Table, stored: set[str]) -> list[Finding]:
     findings = []
     # SQLite's check has seen that row numbers ascend.
-    ascending = {row_number(upload.connection, "main", table.name)}
+    row_number = {upload.row_numbers.get(table.name)}
     for names in _unique_columns(table):
-        if names <= stored and names != ascending:
+        if names <= stored and names != row_number:
             columns = ", ".join(quoted(name) for name in sorted(names))
             present = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in sorted(names))
             twice = upload.scalar(

@@ -17,7 +17,7 @@ from sqlalchemy import Table
 
 from vstorage_backup.export import CACHED_PAGES, quoted
 from vstorage_backup.ranges import Ranges, as_ranges
-from vstorage_backup.upload import Upload, row_number
+from vstorage_backup.upload import Upload
 from vstorage_core.engine.driver_errors import translated
 
 # Each is some statements of its own: where there are more of them, a whole table is quicker.
@@ -73,55 +73,71 @@ class LiveFile:
         return self._sound is not None and table.name in self._sound.result()
 
     def new_rows(self, table: Table, names: Sequence[str]) -> Ranges | None:
-        """Keys of the upload's rows that the live table does not have letter for letter.
+        """The upload's rows that the live table does not have letter for letter.
 
         Args:
             table: Of both.
-            names: Columns that must be equal; the key may be among them.
+            names: Columns that must be equal; the key's are among them.
 
         Returns:
-            None where that cannot be told in few words: the key is not SQLite's own number of the row on both sides,
-            columns are of other types, or new rows lie all over the table.
+            None where that cannot be told in few words: there is no key, columns are of other types, or new rows lie
+            all over the table.
         """
         with translated():
-            key = self._common_key(table, names)
-        if key is None:
-            return None
+            if not self._is_comparable(table, names):
+                return None
+        by_key = " AND ".join(f"ours.{key} = theirs.{key}" for key in map(quoted, _keys_of(table)))
         # A column's own collation may take a for A.
         same = "".join(f" AND ours.{name} COLLATE BINARY IS theirs.{name}" for name in map(quoted, names))
         sql = (
-            f"SELECT theirs.{quoted(key)} FROM upload.{quoted(table.name)} AS theirs NOT INDEXED"  # noqa: S608
-            f" LEFT JOIN main.{quoted(table.name)} AS ours ON ours.{quoted(key)} = theirs.{quoted(key)}{same}"
-            f" WHERE ours.{quoted(key)} IS NULL ORDER BY theirs.{quoted(key)}"
+            f"SELECT theirs.rowid FROM upload.{quoted(table.name)} AS theirs NOT INDEXED"  # noqa: S608
+            f" LEFT JOIN main.{quoted(table.name)} AS ours ON {by_key}{same}"
+            f" WHERE ours.{quoted(_keys_of(table)[0])} IS NULL ORDER BY theirs.rowid"
         )
         # Where the file is at fault, whoever looks at its rows finds it again.
         try:
-            ranges = as_ranges(found for (found,) in self._connection.execute(sql))
+            ranges = as_ranges(number for (number,) in self._connection.execute(sql))
         except sqlite3.Error:
             return None
         return ranges if len(ranges) <= _MOST_RANGES else None
 
     def lost_rows(self, table: Table) -> int:
         """How many rows of the live table have keys that the upload does not have."""
-        names = ", ".join(quoted(key.name) for key in table.primary_key.columns)
-        name = quoted(table.name)
-        sql = f"SELECT count(*) FROM main.{name} WHERE ({names}) NOT IN (SELECT {names} FROM upload.{name} NOT INDEXED)"  # noqa: S608
+        sql = f"SELECT count(*) FROM main.{quoted(table.name)} WHERE {is_lost(table)}"  # noqa: S608
         with translated():
             return int(self._connection.execute(sql).fetchone()[0])
 
-    def _common_key(self, table: Table, names: Sequence[str]) -> str | None:
-        keys = {row_number(self._connection, schema, table.name) for schema in ("main", "upload")}
-        if keys != {column.name for column in table.primary_key.columns}:
-            return None
-        types = "SELECT name, type FROM pragma_table_info(?, ?)"
-        ours, theirs = (dict(self._connection.execute(types, (table.name, schema))) for schema in ("main", "upload"))
-        # Of two types, '01' and 1 are equal to SQLite.
-        is_alike = all(name in ours and ours[name] == theirs.get(name) for name in names)
-        return keys.pop() if is_alike else None
+    def _is_comparable(self, table: Table, names: Sequence[str]) -> bool:
+        columns = "SELECT name, type, pk FROM pragma_table_info(?, ?)"
+        ours, theirs = (
+            {name: (type_, key) for name, type_, key in self._connection.execute(columns, (table.name, schema))}
+            for schema in ("main", "upload")
+        )
+        keys = {name for name, (_, key) in ours.items() if key}
+        return (
+            # So its rows are found by an index or by number, one for each of the file's.
+            keys == set(_keys_of(table)) != set()
+            # Of two types, '01' and 1 are equal to SQLite.
+            and all(name in ours and name in theirs and ours[name][0] == theirs[name][0] for name in names)
+            # Else that is what the word would mean.
+            and "rowid" not in map(str.lower, theirs)
+        )
 
     def _data_version(self) -> int:
         with translated():
             return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+
+
+def is_lost(table: Table) -> str:
+    """SQL that is true for a live row whose key the file, which is attached as `upload`, does not have."""
+    keys = [quoted(key) for key in _keys_of(table)]
+    theirs = f"SELECT {', '.join(keys)} FROM upload.{quoted(table.name)} NOT INDEXED"  # noqa: S608
+    # SQLite lets a key be NULL that no model would, and nothing is equal to it.
+    return f"({', '.join(keys)}) NOT IN ({theirs}) OR {' OR '.join(f'{key} IS NULL' for key in keys)}"
+
+
+def _keys_of(table: Table) -> list[str]:
+    return [key.name for key in table.primary_key.columns]
 
 
 @contextmanager

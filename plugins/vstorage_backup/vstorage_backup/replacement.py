@@ -30,7 +30,7 @@ class Part(NamedTuple):
     """Some rows of a table that is replaced only where it differs.
 
     Attributes:
-        new: Keys of the file's rows that the table does not have just so.
+        new: Rows of the file that the table does not have just so.
         has_lost: Whether the table has keys that the file does not have.
     """
 
@@ -93,11 +93,11 @@ class Replacement:
         self._changes_since: int | None = None
 
     def _new_rows(self, inspection: Inspection, table: Table) -> Ranges | None:
-        """Keys of the file's rows that the database does not have, or None: all are taken to be new."""
+        """Which rows of the file the database does not have; None: all are taken to be new."""
         if self._live is None:
             return None
         if table is AUDIT_TABLE:
-            return self._live.new_rows(table, EVENT) if is_comparable(self.upload) else None
+            return self._live.new_rows(table, ("id", *EVENT)) if is_comparable(self.upload) else None
         if inspection.fills[table.name] or not self._live.may_keep_rows(table):
             return None
         return self._live.new_rows(table, [column.name for column in inspection.columns[table.name]])

@@ -12,7 +12,8 @@ from typing import Any, cast
 from sqlalchemy import Connection, Table, select
 
 from vstorage_backup.export import copy_memory, copy_pages, quoted
-from vstorage_backup.ranges import condition, key_of
+from vstorage_backup.live import is_lost
+from vstorage_backup.ranges import IN_RANGE
 from vstorage_backup.replacement import Replacement, refusing
 from vstorage_backup.sequences import raise_last_keys
 from vstorage_core import ImportRefused, StorageUnavailable, report_progress
@@ -76,12 +77,11 @@ def _delete(connection: Connection, replacement: Replacement, table: Table) -> N
         connection.exec_driver_sql(f"DELETE FROM main.{name}")  # noqa: S608
         return
     if part.has_lost:
-        key = key_of(table)
-        connection.exec_driver_sql(
-            f"DELETE FROM main.{name} WHERE {key} NOT IN (SELECT {key} FROM upload.{name} NOT INDEXED)"  # noqa: S608
-        )
+        connection.exec_driver_sql(f"DELETE FROM main.{name} WHERE {is_lost(table)}")  # noqa: S608
     if part.new:
-        connection.exec_driver_sql(f"DELETE FROM main.{name} {condition(table)}", cast(Any, part.new))  # noqa: S608
+        keys = ", ".join(quoted(key.name) for key in table.primary_key.columns)
+        changed = f"SELECT {keys} FROM upload.{name} NOT INDEXED {IN_RANGE}"  # noqa: S608
+        connection.exec_driver_sql(f"DELETE FROM main.{name} WHERE ({keys}) IN ({changed})", cast(Any, part.new))  # noqa: S608
 
 
 def _copy(connection: Connection, replacement: Replacement, table: Table) -> None:
@@ -100,7 +100,7 @@ def _copy(connection: Connection, replacement: Replacement, table: Table) -> Non
         if part is None:
             connection.exec_driver_sql(sql, tuple(value for _, value in fills))
         else:
-            connection.exec_driver_sql(f"{sql} {condition(table)}", cast(Any, part.new))
+            connection.exec_driver_sql(f"{sql} {IN_RANGE}", cast(Any, part.new))
 
 
 def _append_audit_rows(connection: Connection, replacement: Replacement) -> None:
@@ -113,7 +113,7 @@ def _append_audit_rows(connection: Connection, replacement: Replacement) -> None
     with refusing(AUDIT_TABLE):
         connection.exec_driver_sql(
             f"INSERT INTO main.{quoted(AUDIT_TABLE.name)} ({', '.join(map(quoted, names))})"  # noqa: S608
-            f" SELECT {', '.join(values)} FROM upload.{quoted(AUDIT_TABLE.name)} {condition(AUDIT_TABLE)} ORDER BY id",
+            f" SELECT {', '.join(values)} FROM upload.{quoted(AUDIT_TABLE.name)} WHERE id BETWEEN ? AND ? ORDER BY id",
             cast(Any, replacement.audit_ranges),
         )
 

@@ -35,7 +35,7 @@ def missing_rows(
         live: Reads the database that is to be replaced.
         upload: The file.
         columns: Of the file's trail.
-        unknown: Ids of the rows that are not there under the same id, letter for letter; None: not known.
+        unknown: The file's rows that are not there under the same id, letter for letter; None: not known.
     """
     if not is_comparable(upload) or unknown == []:
         return []
@@ -72,7 +72,7 @@ def without_null(value: Any) -> Any:
 def _events(upload: Upload, columns: Sequence[FileColumn], unknown: Ranges | None) -> Iterator[Event]:
     special: dict[str, Callable[[Any], Any]] = {"record_id": str, "before": without_null, "after": without_null}
     loads = [special.get(column.name, column.load) for column in columns]
-    for part in parts(AUDIT_TABLE, unknown):
+    for part in parts(unknown):
         for rows in upload.rows(AUDIT_TABLE, columns, *part):
             for key, timestamp, *event in converted(rows, loads):
                 yield key, timestamp, _fingerprint(event)

@@ -47,6 +47,7 @@ class Upload:
         connection: Reads it; text that is not UTF-8 comes as bytes.
         tables: Names of its tables with the names of their columns, without SQLite's own.
         computed: Those columns that the file computes, as (table, column).
+        row_numbers: Names of tables with the column that is SQLite's own number of the row, where it is their key.
         taken_at: When it was taken, if vstorage made it.
     """
 
@@ -59,6 +60,7 @@ class Upload:
         self.connection.text_factory = _text
         self.tables: dict[str, list[str]] = {}
         self.computed: set[tuple[str, str]] = set()
+        self.row_numbers: dict[str, str] = {}
         self.taken_at: datetime | None = None
 
     @property
@@ -253,10 +255,14 @@ def _check_structure(upload: Upload) -> None:
         if kind == "table" and not name.lower().startswith("sqlite_"):
             names.append(name)
     for name in names:
-        xinfo = "SELECT name, hidden FROM pragma_table_xinfo(?)"
+        xinfo = "SELECT name, hidden, pk FROM pragma_table_xinfo(?)"
         columns = upload.connection.execute(xinfo, (name,)).fetchall()
-        upload.tables[name] = [column for column, _ in columns]
-        upload.computed.update((name, column) for column, hidden in columns if hidden)
+        upload.tables[name] = [column for column, _, _ in columns]
+        upload.computed.update((name, column) for column, hidden, _ in columns if hidden)
+        keys = [column for column, _, place in columns if place]
+        # Any other key has an index, also where there is no row number.
+        if len(keys) == 1 and not upload.scalar("SELECT 1 FROM pragma_index_list(?) WHERE origin = 'pk'", (name,)):
+            upload.row_numbers[name] = keys[0]
 
 
 def _check_integrity(upload: Upload, check: str) -> None:
@@ -277,14 +283,6 @@ def _taken_at(upload: Upload) -> datetime | None:
         return datetime.fromisoformat(value).astimezone(timezone.utc)
     except (TypeError, ValueError, OverflowError):
         return None
-
-
-def row_number(connection: sqlite3.Connection, schema: str, table: str) -> str | None:
-    """The column of the table that is SQLite's own number of the row, if it is its key."""
-    keys = connection.execute("SELECT name FROM pragma_table_info(?, ?) WHERE pk", (table, schema)).fetchall()
-    # Any other key has an index, also where there is no row number.
-    has_index = "SELECT 1 FROM pragma_index_list(?, ?) WHERE origin = 'pk'"
-    return keys[0][0] if len(keys) == 1 and not connection.execute(has_index, (table, schema)).fetchone() else None
 
 
 def _text(raw: bytes) -> str | bytes:
