@@ -292,6 +292,16 @@ def test_a_file_is_read_where_it_lies_and_a_stream_is_stored_first(any_machine, 
     assert backup.exists()
 
 
+def test_the_database_itself_is_no_backup(machine, tmp_path):
+    accessor(User, machine).insert(User(name="ana", email="ana@x"))
+    link = tmp_path / "link.sqlite"
+    link.hardlink_to(file_of(machine))
+    for path in (file_of(machine), link):
+        with pytest.raises(ImportRefused, match="the file is the database itself; restore a backup of it"):
+            machine.import_("restore", path)
+    assert accessor(User, machine).count() == 1
+
+
 @pytest.mark.parametrize("change", ["write", "replace", "remove"])
 def test_a_file_that_somebody_changes_meanwhile_is_refused(any_machine, backup, content, change, tmp_path):
     accessor(User, any_machine).insert(User(name="ana", email="ana@x"))

@@ -118,6 +118,8 @@ def _file_of(stream: BinaryIO, places: Places, settings: BackupSettings, options
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     path = source_of(stream)
+    if path is not None and places.database is not None and path.samefile(places.database):
+        raise ImportRefused("the file is the database itself; restore a backup of it")
     # The file, and on SQLite also the log of the transaction.
     copies = (path is None) + (places.database is not None and not options.dry_run)
     require_space(places.work, copies * size, settings.min_free_bytes, "the restore")
