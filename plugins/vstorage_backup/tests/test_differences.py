@@ -292,6 +292,13 @@ def test_a_file_is_read_where_it_lies_and_a_stream_is_stored_first(any_machine, 
     assert backup.exists()
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="the system has no such device")
+def test_a_device_without_an_end_is_an_empty_file(machine, temporary_files):
+    with pytest.raises(ImportRefused, match="the file is empty"):
+        machine.import_("restore", "/dev/zero")
+    assert temporary_files() == []
+
+
 def test_the_database_itself_is_no_backup(machine, tmp_path):
     accessor(User, machine).insert(User(name="ana", email="ana@x"))
     link = tmp_path / "link.sqlite"

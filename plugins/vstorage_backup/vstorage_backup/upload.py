@@ -29,10 +29,10 @@ _STEPS_BETWEEN_CHECKS = 10_000
 
 
 def receive(stream: BinaryIO, path: Path, size: int) -> None:
-    """Copy the upload to a file of our own."""
+    """Copy the upload to a file of our own, but no more than its size: some devices have no end."""
     done = 0
     with path.open("wb") as target:
-        while chunk := stream.read(_CHUNK_BYTES):
+        while chunk := stream.read(min(_CHUNK_BYTES, size - done)):
             target.write(chunk)
             done += len(chunk)
             report_progress("upload", done, size)

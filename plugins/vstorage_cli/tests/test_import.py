@@ -1,6 +1,7 @@
 """`vstorage import`."""
 
 import json
+import os
 import sqlite3
 
 import pytest
@@ -48,6 +49,14 @@ def test_the_report_is_printed_as_json(invoke, file):
 
 def test_a_pipe_is_as_good_as_a_file(run):
     assert json.loads(run("import", "acme", "-", "--json", *DATABASE, input="1234567").stdout)["size"] == 7
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
+def test_a_pipe_with_a_name_is_as_good_as_a_file(start, folder):
+    os.mkfifo(folder / "pipe")
+    with start("import", "acme", "pipe", "--json", *DATABASE, stdout=-1) as process:
+        (folder / "pipe").write_bytes(b"1234567")
+        assert json.loads(process.stdout.read())["size"] == 7
 
 
 def test_a_redirected_file_is_as_good_as_a_named_one(start, file):

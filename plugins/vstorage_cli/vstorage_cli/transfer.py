@@ -8,7 +8,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path, PurePath
 from shutil import copyfileobj
 from typing import Any, BinaryIO
@@ -269,15 +269,12 @@ def _login_name() -> str | None:
 
 @contextmanager
 def _source(file: str) -> Iterator[BinaryIO]:
-    if file != "-":
-        with Path(file).open("rb") as stream:
+    with nullcontext(sys.stdin.buffer) if file == "-" else Path(file).open("rb") as stream:
+        if stream.seekable():
             yield stream
-        return
-    stdin = sys.stdin.buffer
-    if stdin.seekable():
-        yield stdin
-        return
-    with tempfile.TemporaryFile() as spool:
-        copyfileobj(stdin, spool)
-        spool.seek(0)
-        yield spool
+            return
+        # A pipe, with a name or without.
+        with tempfile.TemporaryFile() as spool:
+            copyfileobj(stream, spool)
+            spool.seek(0)
+            yield spool
