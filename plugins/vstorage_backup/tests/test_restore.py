@@ -6,6 +6,7 @@ import stat
 import threading
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from sqlalchemy import Column, ForeignKey, Table
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
+from vstorage_backup.export import copy_pages
+from vstorage_backup.safety import SafetyCopy
+from vstorage_backup.settings import backup_settings, places_of
 from vstorage_core import (
     ConfigurationError,
     ImportInProgress,
@@ -362,6 +366,16 @@ def test_a_restore_that_fails_keeps_no_safety_copy(machine, backup, tmp_path, co
     with machine.engine.begin() as connection:
         connection.exec_driver_sql("DROP TRIGGER stop")
     assert machine.import_("restore", backup).restored
+
+
+def test_a_second_try_that_fails_does_not_keep_the_safety_copy_of_the_first(machine, tmp_path):
+    copy = partial(copy_pages, Path(machine.engine.url.database))
+    with SafetyCopy(places_of(machine), backup_settings(machine)) as safety:
+        safety.take(copy, machine.engine.dialect)
+        safety.keep()
+        safety.take(copy, machine.engine.dialect)
+        assert len(list(tmp_path.glob("*-backups/*"))) == 1
+    assert list(tmp_path.glob("*-backups/*")) == []
 
 
 # Others at the same time

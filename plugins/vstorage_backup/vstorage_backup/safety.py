@@ -78,6 +78,7 @@ class SafetyCopy:
         if self.absence is not None or folder is None:
             return
         self._discard()
+        self._is_kept = False
         taken_at = datetime.now(timezone.utc)
         with writing("the safety copy"):
             folder.mkdir(parents=True, exist_ok=True)
