@@ -76,26 +76,25 @@ def remove_leftovers(folder: Path, name: str) -> list[Path]:
 
 def file_of(stream: BinaryIO) -> Path | None:
     """The file that the stream writes to, if it is an ordinary one, with a name, in which nothing stands yet."""
-    if not isinstance(stream, io.BufferedWriter | io.BufferedRandom) or not isinstance(stream.raw, io.FileIO):
+    if not isinstance(stream, io.BufferedWriter | io.BufferedRandom):
         return None
-    try:
-        path = Path(os.fsdecode(stream.name)).absolute()
-        status = os.fstat(stream.fileno())
-        is_its_name = os.path.samestat(status, path.lstat())
-    # A descriptor in place of a name, or one that is no longer there.
-    except (TypeError, OSError):
-        return None
-    return path if is_its_name and stat.S_ISREG(status.st_mode) and not status.st_size and not stream.tell() else None
+    path = _ordinary_file(stream)
+    return path if path is not None and not path.stat().st_size and not stream.tell() else None
 
 
 def source_of(stream: BinaryIO) -> Path | None:
     """The file that the stream reads, if it is an ordinary one with a name."""
-    if not isinstance(stream, io.BufferedReader) or not isinstance(stream.raw, io.FileIO):
+    return _ordinary_file(stream) if isinstance(stream, io.BufferedReader) else None
+
+
+def _ordinary_file(stream: io.BufferedReader | io.BufferedWriter | io.BufferedRandom) -> Path | None:
+    if not isinstance(stream.raw, io.FileIO):
         return None
     try:
         path = Path(os.fsdecode(stream.name)).resolve()
         status = os.fstat(stream.fileno())
         is_its_name = os.path.samestat(status, path.lstat())
+    # A descriptor in place of a name, or one that is no longer there.
     except (TypeError, OSError):
         return None
     return path if is_its_name and stat.S_ISREG(status.st_mode) else None
