@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 import sqlalchemy
 from models import Counter, Sample
-from sqlalchemy import text
+from sqlalchemy import String, TypeDecorator, text
+from sqlalchemy.orm import registry
+from sqlmodel import Field, SQLModel
 from trail import trail
 
 from vstorage_core import (
@@ -211,6 +213,38 @@ def test_two_readers_go_at_a_time_and_a_third_one_waits():
         third.result(DEADLINE)
     assert happened == ["second leaves", "third reads"]
     assert not any(lock.locked() for lock in turns.locks)
+
+
+def test_a_read_by_key_takes_a_turn(make_database):
+    all_taken: list[bool] = []
+
+    class Watched(TypeDecorator[str]):
+        impl = String
+        cache_ok = True
+
+        def process_result_value(self, value: Any, dialect: Any) -> Any:
+            all_taken.append(storage._backend._read_turns.all_taken())
+            return value
+
+    class Plain(SQLModel, registry=registry()):
+        pass
+
+    class Watch(Plain, table=True):
+        id: int | None = Field(default=None, primary_key=True)
+        text: str = Field(sa_type=Watched)
+
+    with Storage(make_database("sqlite")) as storage:
+        watches = ModelAccessor(Watch, "watches", storage=storage)
+        storage.create_tables()
+        watches.insert(Watch(text="a"))
+        watches.get(1)
+        assert storage.reads_at_once()
+        with storage.read_turn():
+            assert storage.reads_at_once()
+            watches.get(1)
+            with storage.read_turn():
+                assert not storage.reads_at_once()
+    assert all_taken == [False, True]
 
 
 def test_a_reader_who_has_waited_long_enough_goes_ahead():

@@ -155,11 +155,11 @@ class DirectRows:
             live = [rows[key] for key in found]
             if not soft:
                 self._plan.delete(transaction.cursor, found)
-                self._audit(transaction, "delete", [self._around(row, None) for row in live], actor)
+                self._audit(transaction, "delete", [self._snapshots(row, None) for row in live], actor)
                 return len(live)
             mark = {SOFT_DELETE_FIELD: datetime.now(timezone.utc)}
             self._plan.update(transaction.cursor, found, mark)
-            self._audit(transaction, "soft_delete", [self._around(row, {**row, **mark}) for row in live], actor)
+            self._audit(transaction, "soft_delete", [self._snapshots(row, {**row, **mark}) for row in live], actor)
         return len(live)
 
     def restore(self, key: Any, actor: str | None) -> bool:
@@ -169,7 +169,7 @@ class DirectRows:
             if stored is not None and self._record.is_deleted(stored):
                 mark = {SOFT_DELETE_FIELD: None}
                 self._plan.update(transaction.cursor, [key], mark)
-                self._audit(transaction, "restore", [self._around(stored, {**stored, **mark})], actor)
+                self._audit(transaction, "restore", [self._snapshots(stored, {**stored, **mark})], actor)
         return stored is not None
 
     def _validated(self, given: Values) -> Values:
@@ -177,7 +177,7 @@ class DirectRows:
         values.setdefault(self._record.key, None)
         return values
 
-    def _around(self, before: Values, after: Values | None) -> tuple[Any, str | None, str | None]:
+    def _snapshots(self, before: Values, after: Values | None) -> tuple[Any, str | None, str | None]:
         snapshot = self._record.snapshot
         return before[self._record.key], snapshot(before), None if after is None else snapshot(after)
 
