@@ -35,7 +35,7 @@ from vstorage_core import (
 )
 
 MARK_TABLE = "vstorage_backup"
-_STEPS_BETWEEN_CHECKS = 10_000
+STEPS_BETWEEN_CHECKS = 10_000
 _PAGES_PER_STEP = 1024
 # For those who read each page once: few of them stay in the processor's cache, too.
 CACHED_PAGES = 64
@@ -125,7 +125,7 @@ def copy_file(database: Path, path: Path, guard: SpaceGuard, *, is_kept: bool) -
             report_progress("backup", min(begin_writing(), size), size)
             return 0
 
-        source.set_progress_handler(watch, _STEPS_BETWEEN_CHECKS)
+        source.set_progress_handler(watch, STEPS_BETWEEN_CHECKS)
         source.execute(f"PRAGMA cache_size = {CACHED_PAGES}")
         # Who gives the file to somebody syncs it.
         source.execute("PRAGMA synchronous = OFF")

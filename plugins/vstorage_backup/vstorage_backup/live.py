@@ -9,20 +9,21 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Table
 
-from vstorage_backup.export import CACHED_PAGES, quoted
+from vstorage_backup.beside import beside
+from vstorage_backup.export import CACHED_PAGES, STEPS_BETWEEN_CHECKS, quoted
 from vstorage_backup.ranges import Ranges, as_ranges
 from vstorage_backup.upload import Upload
 from vstorage_core.engine.driver_errors import translated
 
 # Each is some statements of its own: where there are more of them, a whole table is quicker.
 _MOST_RANGES = 10_000
-_STEPS_BETWEEN_CHECKS = 10_000
 
 
 class LiveFile:
@@ -46,13 +47,8 @@ class LiveFile:
     def checked_beside(self, tables: Sequence[Table]) -> Iterator[None]:
         """Find out on another core which tables `may_keep_rows`, while the block runs."""
         names = [table.name for table in tables]
-        is_over = threading.Event()
-        with ThreadPoolExecutor(1, "vstorage-backup-check") as beside:
-            self._sound = beside.submit(_sound_tables, self.path, names, is_over)
-            try:
-                yield
-            finally:
-                is_over.set()
+        with beside("check", partial(_sound_tables, self.path, names)) as self._sound:
+            yield
 
     def attach(self, upload: Upload) -> None:
         """Compare with this one from now on."""
@@ -154,7 +150,7 @@ def opened_live(path: Path) -> Iterator[LiveFile]:
 def _sound_tables(path: Path, names: Sequence[str], is_over: threading.Event) -> set[str]:
     found = set()
     with _connected(path) as connection:
-        connection.set_progress_handler(is_over.is_set, _STEPS_BETWEEN_CHECKS)
+        connection.set_progress_handler(is_over.is_set, STEPS_BETWEEN_CHECKS)
         try:
             if connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'trigger'").fetchone() is None:
                 for name in names:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
 from sqlalchemy import Dialect
 
+from vstorage_backup.beside import beside
 from vstorage_backup.export import SpaceGuard, mark, writing
 from vstorage_backup.files import publish, sync_folder, temporary_file
 from vstorage_backup.settings import BackupSettings, Places
@@ -39,8 +41,6 @@ class SafetyCopy:
         self._places = places
         self._settings = settings
         self._is_kept = False
-        self._is_given_up = False
-        self._progress: Progress | None = None
         self.path: Path | None = None
         self.absence: str | None = None
         if settings.keep_replaced == 0:
@@ -92,26 +92,23 @@ class SafetyCopy:
     @contextmanager
     def taken_beside(self, copy: Callable[[Path, SpaceGuard], None], dialect: Dialect) -> Iterator[None]:
         """`take` it on another core while the block runs; waits for it at the end of the block."""
-        with ThreadPoolExecutor(1, "vstorage-backup-safety") as beside:
-            taking = beside.submit(self._take_and_note, copy, dialect)
-            try:
-                yield
-                while not wait([taking], timeout=_SECONDS_BETWEEN_REPORTS).done:
-                    if self._progress is not None:
-                        report_progress(self._progress.label, self._progress.done, self._progress.total)
-                taking.result()
-            except BaseException:
-                self._is_given_up = True
-                raise
+        latest: list[Progress] = []
 
-    def _take_and_note(self, copy: Callable[[Path, SpaceGuard], None], dialect: Dialect) -> None:
-        with progress_to(self._note):
-            self.take(copy, dialect)
+        def work(is_over: threading.Event) -> None:
+            def note(progress: Progress) -> None:
+                if is_over.is_set():
+                    raise _GivenUp
+                latest[:] = [progress]
 
-    def _note(self, progress: Progress) -> None:
-        if self._is_given_up:
-            raise _GivenUp
-        self._progress = progress
+            with progress_to(note):
+                self.take(copy, dialect)
+
+        with beside("safety", work) as taking:
+            yield
+            while not wait([taking], timeout=_SECONDS_BETWEEN_REPORTS).done:
+                for progress in latest:
+                    report_progress(progress.label, progress.done, progress.total)
+            taking.result()
 
     def prune(self) -> None:
         """Remove the oldest safety copies beyond those that are kept."""

@@ -7,16 +7,18 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from sqlalchemy import Table
 
+from vstorage_backup.beside import beside
 from vstorage_backup.columns import FileColumn, in_chunks
-from vstorage_backup.export import MARK_TABLE, quoted
+from vstorage_backup.export import MARK_TABLE, STEPS_BETWEEN_CHECKS, quoted
 from vstorage_core import ImportRefused, report_progress
 
 _MAGIC = b"SQLite format 3\0"
@@ -25,7 +27,6 @@ _OTHER_FORMATS = {
     b"\x1f\x8b": "compressed with gzip; unpack it first",
 }
 _CHUNK_BYTES = 1 << 20
-_STEPS_BETWEEN_CHECKS = 10_000
 
 
 def receive(stream: BinaryIO, path: Path, size: int) -> None:
@@ -156,8 +157,12 @@ def opened(path: Path, *, integrity_check: bool, max_seconds: float) -> Iterator
         _check_header(path)
     deadline = time.monotonic() + max_seconds
     try:
-        with _sha256_beside(path) as sha256, closing((upload := Upload(path, sha256)).connection):
-            upload.connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS_BETWEEN_CHECKS)
+        with (
+            path.open("rb") as stream,
+            beside("hash", partial(_sha256, stream)) as sha256,
+            closing((upload := Upload(path, sha256)).connection),
+        ):
+            upload.connection.set_progress_handler(lambda: time.monotonic() > deadline, STEPS_BETWEEN_CHECKS)
             for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0", "query_only = ON"):
                 upload.connection.execute(f"PRAGMA {pragma}")
             _check_structure(upload)
@@ -174,21 +179,11 @@ def opened(path: Path, *, integrity_check: bool, max_seconds: float) -> Iterator
         raise ImportRefused("the file is damaged: SQLite cannot read it", [{"problem": _harmless(error)}]) from error
 
 
-@contextmanager
-def _sha256_beside(path: Path) -> Iterator[Future[str]]:
-    is_over = threading.Event()
-
-    def compute() -> str:
-        digest = hashlib.sha256()
-        while (chunk := stream.read(_CHUNK_BYTES)) and not is_over.is_set():
-            digest.update(chunk)
-        return digest.hexdigest()
-
-    with path.open("rb") as stream, ThreadPoolExecutor(1, "vstorage-backup-hash") as beside:
-        try:
-            yield beside.submit(compute)
-        finally:
-            is_over.set()
+def _sha256(stream: BinaryIO, is_over: threading.Event) -> str:
+    digest = hashlib.sha256()
+    while (chunk := stream.read(_CHUNK_BYTES)) and not is_over.is_set():
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 @contextmanager
