@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sqlite3
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -454,17 +455,39 @@ def test_a_closed_storage_opens_again_at_its_next_use(make_database, open_storag
 
 
 def test_leaving_the_with_block_closes_every_connection(make_database):
-    import sqlite3
-
     url = make_database("sqlite")
     with Storage(url, entry_points=[]) as storage:
         storage.create_tables()
-        ModelAccessor(Counter, "counters", storage=storage).insert(Counter())
-    path = url.removeprefix("sqlite:///")
-    connection = sqlite3.connect(path)
-    # Only whoever is alone may leave the write-ahead log.
-    assert connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
-    connection.close()
+        counters = ModelAccessor(Counter, "counters", storage=storage)
+        counters.get(counters.insert(Counter()).id)
+        with storage.transaction():
+            counters.insert(Counter())
+    assert is_alone(url)
+
+
+def test_closing_while_somebody_reads_leaves_that_connection_to_the_reader(make_database, open_storage):
+    url = make_database("sqlite")
+    storage = open_storage(url)
+    counters = ModelAccessor(Counter, "counters", storage=storage)
+    counters.insert(Counter(value=7))
+    with storage.row_reader() as cursor:
+        cursor.execute("SELECT value FROM counter")
+        storage.close()
+        assert not is_alone(url)
+        assert cursor.fetchone() == (7,)
+    assert is_alone(url)
+    assert values(counters) == [7]
+
+
+def is_alone(url: str) -> bool:
+    """Whether nobody has the file open: only whoever is alone may leave the write-ahead log."""
+    connection = sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0)
+    try:
+        return connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+    except sqlite3.OperationalError:
+        return False
+    finally:
+        connection.close()
 
 
 def test_closing_inside_a_transaction_is_refused(storage, counters):

@@ -272,8 +272,7 @@ class Storage:
                 yield scope.session
             self._tell_committed(scope.session)
 
-    @contextmanager
-    def row_reader(self) -> Iterator[Any]:
+    def row_reader(self) -> AbstractContextManager[Any]:
         """The driver's cursor for one read of rows with a `reading_plan`: as the running session sees them, or as
         they are committed."""
         scope = self.current_scope()
@@ -281,8 +280,7 @@ class Storage:
         if scope is not None:
             scope.session.flush()
             connection = scope.session.connection()
-        with self._open().row_reader(connection) as cursor:
-            yield cursor
+        return self._open().row_reader(connection)
 
     def read_turn(self) -> AbstractContextManager[None]:
         """A turn to fetch some rows with a `reading_plan`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from typing import Any
 
 from sqlalchemy import Index, Table, UniqueConstraint
 from sqlalchemy.engine import ExceptionContext
@@ -42,7 +43,7 @@ def raise_ours(context: ExceptionContext) -> None:
 class translated:  # a class, because a generator costs three times as much
     """Raise our exceptions in place of the driver's, where no engine of SQLAlchemy's is between."""
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Any:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:

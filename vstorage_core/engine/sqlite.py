@@ -8,13 +8,14 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from decimal import Context, Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from pydantic_core import to_json
 from sqlalchemy import Connection, DateTime, Dialect, Engine, Float, Numeric, StaticPool, event
 from sqlalchemy.dialects.sqlite import DATETIME
 from sqlalchemy.engine import URL
@@ -29,6 +30,8 @@ logger = logging.getLogger("vstorage")
 _CHECKPOINT_TIMEOUT_MILLISECONDS = 500
 # A disk with less room than this takes one more write or none.
 _FULL_DISK_BYTES = 1024 * 1024
+# As many as there are turns to read.
+_IDLE_ROW_CONNECTIONS = 2
 _CANNOT_BE_WRITTEN = "the database's file or folder cannot be written"
 # Python's default context rounds to 28 digits.
 _EXACT = Context(prec=1000)
@@ -77,6 +80,17 @@ class SqliteBackend(Backend):
         super().__init__(url, settings)
         if not self.single_connection:
             self.read_engine = self._open_engine(url, read_only=True)
+        self._open_for_rows()
+
+    def _open_for_rows(self) -> None:
+        self._row_writers = _RowConnections(self.write_engine)
+        self._row_readers = _RowConnections(self.read_engine)
+
+    def close(self) -> None:
+        self._row_writers.close()
+        self._row_readers.close()
+        super().close()
+        self._open_for_rows()
 
     def _open_engine(self, url: URL, *, read_only: bool = False) -> Engine:
         pool: dict[str, Any] = {"poolclass": StaticPool} if self.single_connection else {"max_overflow": 40}
@@ -162,9 +176,9 @@ class SqliteBackend(Backend):
         self._checkpoint_at_bytes = size + limit // 4 if blocked else limit
 
     def reads_at_once(self) -> bool:
-        # Readers of a log or of a file that nobody writes wait for no lock, and this pool is a queue.
-        pool: Any = self.read_engine.pool
-        return (self._has_log or self.is_read_only) and pool.checkedin() > 0 and not self._read_turns.all_taken()
+        # Readers of a log or of a file that nobody writes wait for no lock.
+        is_open = self._has_log or self.is_read_only
+        return is_open and self._row_readers.has_idle() and not self._read_turns.all_taken()
 
     def lock(self, connection: Connection, name: str) -> None:
         """A write transaction on SQLite excludes all others already."""
@@ -173,10 +187,9 @@ class SqliteBackend(Backend):
     def row_transaction(self, timeout_seconds: float | None = None) -> Iterator[sqlite3.Cursor]:
         self.acquire_write(timeout_seconds)
         try:
-            with closing(self.write_engine.raw_connection()) as connection, translated():
-                cursor: Any = connection.cursor()
-                cursor.execute("BEGIN IMMEDIATE")
+            with _RowCursor(self._row_writers) as cursor:
                 try:
+                    cursor.execute("BEGIN IMMEDIATE")
                     yield cursor
                     cursor.execute("COMMIT")
                 except BaseException:
@@ -218,12 +231,8 @@ class SqliteBackend(Backend):
             # Others must not see what is not committed yet.
             self.acquire_write()
         try:
-            with (
-                ReadTurn(self._read_turns),
-                closing(self.read_engine.raw_connection()) as committed,
-                translated(),
-            ):
-                yield committed.cursor()  # type: ignore[misc]
+            with ReadTurn(self._read_turns), _RowCursor(self._row_readers) as cursor:
+                yield cursor
         finally:
             if self.single_connection:
                 self.release_write()
@@ -287,6 +296,64 @@ def _warn_about_file_system(path: Path) -> None:
         )
 
 
+class _RowConnections:
+    """Connections for rows: SQLAlchemy's pool takes as long to hand one out and take it back as SQLite to find a row.
+
+    Those that nobody uses lie on a stack; who finds none opens one.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._idle: list[sqlite3.Connection] = []
+        self._is_closed = False
+
+    def has_idle(self) -> bool:
+        """Whether one is open that nobody uses."""
+        return bool(self._idle)
+
+    def take(self) -> sqlite3.Connection:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            pooled: Any = self._engine.raw_connection()
+        connection: sqlite3.Connection = pooled.driver_connection
+        if isinstance(self._engine.pool, StaticPool):
+            pooled.close()  # its only connection stays open
+        else:
+            pooled.detach()
+        return connection
+
+    def give_back(self, connection: sqlite3.Connection) -> None:
+        # In a transaction still, because it could not be rolled back either.
+        if self._is_closed or connection.in_transaction or len(self._idle) == _IDLE_ROW_CONNECTIONS:
+            connection.close()
+        else:
+            self._idle.append(connection)
+
+    def close(self) -> None:
+        """Close those that nobody uses; the others are closed when they are given back."""
+        self._is_closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+
+class _RowCursor(translated):
+    """The driver's cursor on one of the connections, raising our exceptions."""
+
+    def __init__(self, connections: _RowConnections) -> None:
+        self._connections = connections
+
+    def __enter__(self) -> sqlite3.Cursor:
+        self._cursor = self._connections.take().cursor()
+        return self._cursor
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        # On a row still it would keep the log from being written back.
+        self._cursor.close()
+        self._connections.give_back(self._cursor.connection)
+        super().__exit__(kind, error, trace)
+
+
 class _RowStatement(translated):
     # In a savepoint SQLite copies every page before it changes it, which costs more than the two rows. It undoes a
     # statement that fails by itself; only a full disk or an interrupt can come between a row and its audit row.
@@ -315,7 +382,11 @@ class _SqliteDateTime(DATETIME):
             return general
 
         def bind(value: Any) -> Any:
-            return value.isoformat(" ", "microseconds")[:26] if isinstance(value, datetime) else general(value)
+            if not isinstance(value, datetime):
+                return general(value)
+            # pydantic writes it in a third of the time, without microseconds where there are none.
+            text = to_json(value)[1:27].decode().replace("T", " ")
+            return text if text[19:20] == "." else text[:19] + ".000000"
 
         return bind
 
