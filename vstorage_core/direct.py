@@ -20,7 +20,7 @@ from vstorage_core.contributions import Change, Operation
 from vstorage_core.errors import RecordDeleted, RecordLimitReached
 from vstorage_core.records import SOFT_DELETE_FIELD, RecordType, Values
 from vstorage_core.rows import RowPlan, collector_paused
-from vstorage_core.sessions import KEY_WAS_MADE, RowTransaction, Scope
+from vstorage_core.sessions import RowTransaction, Scope, remember_key
 from vstorage_core.storage import Storage
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class DirectRows:
                 set_committed_value(instance, name, value)
             return
         if is_new:
-            state.info[KEY_WAS_MADE] = state.dict.get(self._record.key) is None
+            remember_key(state, was_given=instance.__dict__.get(self._record.key) is not None)
         self._plan.settle(instance, values)
         if session is not None:
             self._plan.attach(instance, session)

@@ -11,13 +11,12 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from operator import attrgetter
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine, Result, event, inspect
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import ORMExecuteState, SessionTransaction
+from sqlalchemy.orm import InstanceState, ORMExecuteState, SessionTransaction
 from sqlalchemy.sql.dml import UpdateBase
 from sqlmodel import Session, SQLModel
 
@@ -42,8 +41,7 @@ _ENGINE_EVENTS = attrgetter(
     "before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute", "commit", "rollback"
 )
 _STREAMED = {"yield_per", "stream_results"}
-# Marks an instance whose key the database made.
-KEY_WAS_MADE = "vstorage_key_was_made"
+_KEY_WAS_GIVEN = "vstorage_key_was_given"
 
 
 class StorageSession(Session):
@@ -61,7 +59,7 @@ class StorageSession(Session):
         # How many changes there were when a transaction or savepoint began. Weak, or a long transaction would keep
         # every savepoint that it ever had.
         self.marks: WeakKeyDictionary[SessionTransaction, int] = WeakKeyDictionary()
-        self._row: tuple[SessionTransaction | None, JoinedRow | None] = (None, None)
+        self._statement: tuple[SessionTransaction | None, AbstractContextManager[RowTransaction] | None] = (None, None)
         # Who answered last, and whether it is the primary's turn until the transaction ends.
         self._reader = backend.read_engine
         self._leaves_replicas = False
@@ -93,17 +91,21 @@ class StorageSession(Session):
         """Whether no unit of work is pending; SQLAlchemy's `new`, `dirty` and `deleted` make a set each."""
         return not (self._new or self._deleted or self.identity_map._modified)
 
-    def joined_row(self) -> JoinedRow:
-        """The write transaction and its innermost savepoint, for one row: the same object for one after the other."""
-        current = self._nested_transaction or self._transaction
-        known, row = self._row
-        if row is None or known is not current:
-            self.begin_write()
-            # Also sends the SAVEPOINT that SQLAlchemy puts off until the connection is asked for.
-            cursor = self.connection().connection.cursor()
-            row = JoinedRow(cursor, self, self.backend.row_statement(cursor, self.lose))
-            self._row = (self._nested_transaction or self._transaction, row)
-        return row
+    def row_transaction(self) -> RowTransaction:
+        """The write transaction, for rows that no unit of work handles."""
+        self.begin_write()
+        # Also sends the SAVEPOINT that SQLAlchemy puts off until the connection is asked for.
+        return RowTransaction(self.connection().connection.cursor(), self)
+
+    def row_statement(self) -> AbstractContextManager[RowTransaction]:
+        """The same for one row; the object that the last one got, while transaction and savepoint are the same."""
+        known, statement = self._statement
+        if statement is None or known is not (self._nested_transaction or self._transaction):
+            row = self.row_transaction()
+            row.changes = self.changes
+            statement = self.backend.row_statement(row.cursor, row, self.lose)
+            self._statement = (self._nested_transaction or self._transaction, statement)
+        return statement
 
     def get_bind(self, mapper: Any = None, *, clause: Any = None, **kwargs: Any) -> Engine:
         """SQLAlchemy's question which engine to use: the reading one until something is written."""
@@ -151,7 +153,7 @@ def _read_elsewhere(state: ORMExecuteState) -> Result[Any]:
 @event.listens_for(StorageSession, "after_transaction_end")
 def _release_write(session: StorageSession, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
-        session._row = (None, None)
+        session._statement = (None, None)
         session._leaves_replicas = False
         if session.writing:
             session.writing = False
@@ -171,8 +173,15 @@ def _forget_changes(session: StorageSession, transaction: SessionTransaction) ->
 @event.listens_for(StorageSession, "persistent_to_transient")
 def _take_key_back(_session: StorageSession, instance: object) -> None:
     # The insert was rolled back: somebody else may get the key before it is tried again.
-    if isinstance(instance, SQLModel) and inspect(instance).info.pop(KEY_WAS_MADE, False):
+    if isinstance(instance, SQLModel) and not inspect(instance).info.get(_KEY_WAS_GIVEN):
         setattr(instance, record_type(type(instance)).key, None)
+
+
+def remember_key(state: InstanceState[Any], *, was_given: bool) -> None:
+    """Before an insert: note whether the instance keeps its key when that is rolled back."""
+    # SQLAlchemy makes the dictionary for whoever asks for it, which takes longer than the rest.
+    if was_given or "info" in state.__dict__:
+        state.info[_KEY_WAS_GIVEN] = was_given
 
 
 @dataclass(eq=False)
@@ -207,29 +216,6 @@ class RowTransaction:
         self.cursor = cursor
         self.session = session
         self.changes: list[Change] = []
-
-
-class JoinedRow(RowTransaction):
-    """A row in a session's transaction, and what must follow it, in a context manager of the backend's.
-
-    It is one, too: a class, because a generator costs three times as much.
-    """
-
-    session: StorageSession
-
-    def __init__(self, cursor: Any, session: StorageSession, statement: AbstractContextManager[None]) -> None:
-        super().__init__(cursor, session)
-        self.changes = session.changes
-        self._statement = statement
-
-    def __enter__(self) -> RowTransaction:
-        self._statement.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._statement.__exit__(kind, error, trace)
 
 
 scopes: ContextVar[tuple[Scope, ...]] = ContextVar("vstorage_scopes", default=())
@@ -294,7 +280,7 @@ def _validate(storage: Storage, instance: SQLModel) -> None:
     if state.persistent:
         changed = {name for name in values if state.attrs[name].history.has_changes()}
     else:
-        state.info[KEY_WAS_MADE] = values.get(record.key) is None
+        remember_key(state, was_given=values.get(record.key) is not None)
     for name, value in record.validate(component, values, changed).items():
         if (changed is None or name in changed) and value is not values[name]:
             setattr(instance, name, value)

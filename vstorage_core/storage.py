@@ -313,8 +313,7 @@ class Storage:
         session = scope.session
         if not isinstance(session, StorageSession):
             raise TransactionError("rows are written directly only in a session of the storage's own")
-        row = session.joined_row()
-        return row if row_count <= 1 else self._joined_rows(row)
+        return session.row_statement() if row_count <= 1 else self._joined_rows(session)
 
     @contextmanager
     def _own_row_transaction(self) -> Iterator[RowTransaction]:
@@ -324,11 +323,11 @@ class Storage:
         self._tell(written.changes)
 
     @contextmanager
-    def _joined_rows(self, row: RowTransaction) -> Iterator[RowTransaction]:
-        written = RowTransaction(row.cursor, row.session)
-        with self._backend.row_savepoint(row.cursor):
+    def _joined_rows(self, session: StorageSession) -> Iterator[RowTransaction]:
+        written = session.row_transaction()
+        with self._backend.row_savepoint(written.cursor):
             yield written
-        row.changes += written.changes
+        session.changes += written.changes
 
     @contextmanager
     def _first_row_transaction(self, scope: Scope, row_count: int) -> Iterator[RowTransaction]:

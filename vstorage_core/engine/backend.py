@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import sqlalchemy
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -18,6 +18,8 @@ from vstorage_core.engine.driver_errors import raise_ours
 from vstorage_core.errors import ConfigurationError, StorageBusy
 
 logger = logging.getLogger("vstorage")
+
+EnteredT = TypeVar("EnteredT")
 
 
 def _split(value: object) -> object:
@@ -128,10 +130,13 @@ class Backend:
         raise NotImplementedError
         yield
 
-    def row_statement(self, cursor: Any, half_done: Callable[[BaseException], object]) -> AbstractContextManager[None]:
+    def row_statement(
+        self, cursor: Any, entered: EnteredT, half_done: Callable[[BaseException], object]
+    ) -> AbstractContextManager[EnteredT]:
         """One statement that may be refused, and what must follow it, without a savepoint; may be entered repeatedly.
 
         Args:
+            entered: What `with` gives.
             half_done: Called when it was carried out and what must follow was not; the transaction must not commit.
         """
         raise NotImplementedError

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from decimal import Context, Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 from urllib.parse import quote
 
 from pydantic_core import to_json
@@ -20,7 +20,7 @@ from sqlalchemy import Connection, DateTime, Dialect, Engine, Float, Numeric, St
 from sqlalchemy.dialects.sqlite import DATETIME
 from sqlalchemy.engine import URL
 
-from vstorage_core.engine.backend import Backend, EngineSettings, create_engine
+from vstorage_core.engine.backend import Backend, EngineSettings, EnteredT, create_engine
 from vstorage_core.engine.driver_errors import translated
 from vstorage_core.engine.gate import ReadTurn, ReadTurns, WriteGate
 from vstorage_core.errors import ConfigurationError, InvalidInput, StorageUnavailable
@@ -214,9 +214,9 @@ class SqliteBackend(Backend):
                 raise
 
     def row_statement(
-        self, cursor: sqlite3.Cursor, half_done: Callable[[BaseException], object]
-    ) -> AbstractContextManager[None]:
-        return _RowStatement(cursor.connection, half_done)
+        self, cursor: sqlite3.Cursor, entered: EnteredT, half_done: Callable[[BaseException], object]
+    ) -> AbstractContextManager[EnteredT]:
+        return _RowStatement(cursor.connection, entered, half_done)
 
     def read_turn(self) -> AbstractContextManager[None]:
         return ReadTurn(self._read_turns)
@@ -354,21 +354,27 @@ class _RowCursor(translated):
         super().__exit__(kind, error, trace)
 
 
-class _RowStatement(translated):
+class _RowStatement(translated, Generic[EnteredT]):
     # In a savepoint SQLite copies every page before it changes it, which costs more than the two rows. It undoes a
     # statement that fails by itself; only a full disk or an interrupt can come between a row and its audit row.
 
-    def __init__(self, connection: sqlite3.Connection, half_done: Callable[[BaseException], object]) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, entered: EnteredT, half_done: Callable[[BaseException], object]
+    ) -> None:
         self._connection = connection
+        self._entered = entered
         self._half_done = half_done
         self._changes_before = 0
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> EnteredT:
         self._changes_before = self._connection.total_changes
+        return self._entered
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
         connection = self._connection
-        if error is not None and not (connection.total_changes == self._changes_before and connection.in_transaction):
+        if connection.total_changes != self._changes_before or not connection.in_transaction:
             self._half_done(error)
         super().__exit__(kind, error, trace)
 

@@ -35,8 +35,8 @@ class ChangeCounts:
 
 def change_counts(storage: Storage) -> ChangeCounts:
     """The counts of this storage."""
-    counts: ChangeCounts = storage.extensions.setdefault(EXTENSION, ChangeCounts())
-    return counts
+    counts: ChangeCounts | None = storage.extensions.get(EXTENSION)
+    return counts or storage.extensions.setdefault(EXTENSION, ChangeCounts())
 
 
 class StorageMetrics:
