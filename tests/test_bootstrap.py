@@ -278,6 +278,14 @@ def test_set_database_url_may_be_called_at_any_time(boot):
         assert counters.count() == 0
 
 
+def test_a_given_url_needs_no_other_one_that_works(boot, monkeypatch):
+    monkeypatch.setattr(database, "_default", [])  # as in a process that has just started
+    monkeypatch.setenv("VSTORAGE_DATABASE_URL", "no URL")
+    storage = boot(accessors=[counters], database_url="sqlite:///./machine.db")
+    assert counters.insert(Counter()).id == 1
+    assert storage is default_storage()
+
+
 def test_threads_that_ask_first_at_the_same_time_get_one_engine(boot):
     with ThreadPoolExecutor(16) as pool:
         engines = list(pool.map(lambda _: database.get_engine(), range(16)))

@@ -54,7 +54,7 @@ def set_database_url(url: str) -> None:
         ConfigurationError: The URL cannot work.
     """
     storage = Storage(url)
-    if default_storage().url != storage.url:
+    if not _default or _default[0].url != storage.url:
         set_default_storage(storage)
 
 

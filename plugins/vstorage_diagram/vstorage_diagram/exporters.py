@@ -7,9 +7,7 @@ from typing import BinaryIO
 from pydantic import BaseModel, ConfigDict, Field
 
 from vstorage_core import Storage
-from vstorage_diagram.layout import lay_out
 from vstorage_diagram.schema import Schema, read_schema
-from vstorage_diagram.svg import svg
 from vstorage_diagram.text import dot, mermaid
 
 
@@ -28,6 +26,10 @@ def write_svg(storage: Storage, stream: BinaryIO, options: DiagramOptions) -> No
     Raises:
         InvalidInput: An option names a table that does not exist.
     """
+    # A machine that starts does not wait for what draws.
+    from vstorage_diagram.layout import lay_out
+    from vstorage_diagram.svg import svg
+
     schema = _chosen(storage, options)
     for piece in svg(schema, lay_out(schema)):
         stream.write(piece.encode())
