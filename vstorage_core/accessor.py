@@ -10,8 +10,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import sqlalchemy
 from sqlalchemy import ColumnElement, func, inspect
-from sqlalchemy.orm import make_transient, make_transient_to_detached
-from sqlalchemy.orm.attributes import instance_state, set_committed_value
+from sqlalchemy.orm.attributes import instance_state
 from sqlmodel import Session, select
 
 from vstorage_core.audit import AuditLog, check_actor
@@ -23,16 +22,15 @@ from vstorage_core.errors import (
     InvalidInput,
     TransactionConflict,
 )
-from vstorage_core.filters import conditions_of
+from vstorage_core.filters import OrderBy, conditions_of, ordering_of
+from vstorage_core.instances import name_reference, put_back, take_changes, take_keys_back
 from vstorage_core.lifecycle import LifecycleHooks
 from vstorage_core.records import SOFT_DELETE_FIELD, ModelT, Values, record_type
 from vstorage_core.rows import RowPlan, listed
-from vstorage_core.sessions import Scope, StorageSession
+from vstorage_core.sessions import StorageSession
 from vstorage_core.storage import Storage
+from vstorage_core.transactions import Scope
 from vstorage_core.unit_of_work import UnitOfWork
-
-OrderBy = str | ColumnElement[Any] | Sequence[str | ColumnElement[Any]] | None
-
 
 ParamsT = ParamSpec("ParamsT")
 ResultT = TypeVar("ResultT")
@@ -195,7 +193,9 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         plan = self._reading_plan()
         statement: Any = select(self.model) if plan is None else sqlalchemy.select(*self.record.columns.values())
         statement = statement.where(*self._conditions(conditions, include_deleted, filters))
-        statement = statement.order_by(*self._ordering(order_by)).offset(offset or None).limit(limit)
+        statement = (
+            statement.order_by(*ordering_of(self.record, self.component, order_by)).offset(offset or None).limit(limit)
+        )
         if plan is None:
             with self.storage.use_session() as session:
                 return list(session.exec(statement).all())
@@ -254,22 +254,6 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
             conditions = [*conditions, getattr(self.model, SOFT_DELETE_FIELD).is_(None)]
         return [*conditions, *conditions_of(self.record, filters)]
 
-    def _ordering(self, order_by: OrderBy) -> list[Any]:
-        parts = [order_by] if isinstance(order_by, str | ColumnElement) else order_by or ()
-        ordering: list[Any] = []
-        for part in parts:
-            if not isinstance(part, str):
-                ordering.append(part)
-                continue
-            for name in filter(None, (name.strip() for name in part.split(","))):
-                field = name.removeprefix("-")
-                if field not in self.record.columns:
-                    known = ", ".join(self.record.columns)
-                    raise InvalidInput(f"{self.component}: cannot order by {field!r}; the fields are {known}")
-                column = getattr(self.model, field)
-                ordering.append(column.desc() if name.startswith("-") else column)
-        return [*ordering, getattr(self.model, self.record.key)]
-
     def _is_deleted(self, instance: ModelT) -> bool:
         return self.has_soft_delete and getattr(instance, SOFT_DELETE_FIELD) is not None
 
@@ -324,11 +308,8 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
             raise
 
     def _not_inserted(self, instances: Sequence[ModelT], keys: Sequence[Any], error: BaseException) -> None:
-        self._name_reference(error, map(self.record.values_of, instances))
-        # Nothing was stored: the next try must not insist on the keys of this one.
-        for instance, key in zip(instances, keys, strict=True):
-            if key is None and inspect(instance).transient:
-                setattr(instance, self.record.key, None)
+        name_reference(error, self.storage, self.record, map(self.record.values_of, instances))
+        take_keys_back(self.record, instances, keys)
 
     def require_room(self, count: int, max_records: int) -> None:
         """Inside a transaction: make sure that `count` more live records fit, and that nobody else takes the room
@@ -358,7 +339,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         if key is None:
             return self.insert(instance, actor=actor)
         # The key in the model's type, or SQLAlchemy would take "7" for another key than 7.
-        given = {**self._take_changes(instance), self.record.key: key}
+        given = {**take_changes(self.record, instance), self.record.key: key}
         was_new = inspect(instance).transient
         try:
             direct = None if self.is_hooked("update", "insert") else self._direct(actor, [instance], [key])
@@ -366,19 +347,8 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
                 return instance
             return self._save(instance, key, given, actor)
         except BaseException as error:
-            self._name_reference(error, [given])
-            state = inspect(instance)
-            if state.session is not None and state.persistent:
-                state.session.expire(instance)
-            else:
-                # As it was: the caller may correct it and try again.
-                if state.transient and not was_new:
-                    make_transient_to_detached(instance)
-                for name, value in given.items():
-                    set_committed_value(instance, name, value)
-                if was_new:
-                    make_transient(instance)
-                    setattr(instance, self.record.key, key)
+            name_reference(error, self.storage, self.record, [given])
+            put_back(self.record, instance, given, was_new=was_new)
             raise
 
     @_run_again
@@ -410,7 +380,7 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         try:
             return self._update(key, fields, actor)
         except ConstraintViolation as error:
-            self._name_reference(error, [fields])
+            name_reference(error, self.storage, self.record, [fields])
             raise
 
     def _update(self, key: Any, fields: Values, actor: str | None) -> ModelT | None:
@@ -504,20 +474,6 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
             scope.direct_rows[self] = direct
         return direct
 
-    def _name_reference(self, error: BaseException, rows: Iterable[Values]) -> None:
-        """Find out which field points to nothing: SQLite does not tell."""
-        if not isinstance(error, ConstraintViolation) or error.kind != "foreign_key" or error.fields:
-            return
-        written = list(rows)
-        with self.storage.use_session() as session:
-            for name, column in self.record.columns.items():
-                wanted = {row[name] for row in written if row.get(name) is not None} if column.foreign_keys else ()
-                for foreign_key in column.foreign_keys if wanted else ():
-                    there = sqlalchemy.select(foreign_key.column).where(foreign_key.column.in_(wanted))
-                    if len(wanted) > len(session.connection().execute(there.limit(len(wanted))).all()):
-                        error.name_fields([name], f"{name} points to a record that does not exist")
-                        return
-
     def _key_of(self, instance: ModelT) -> Any:
         state = instance_state(instance)
         if self.record.key not in state.dict and state.identity is not None:
@@ -536,18 +492,3 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
             raise InvalidInput(f"{self.component} {self._key_of(instance)} is stored already; use save()")
         key = state.dict.get(self.record.key)
         return key if key is None else self.record.identity(key)
-
-    def _take_changes(self, instance: ModelT) -> Values:
-        """What the instance holds; one in a session gets its stored values back, lest something flush it too early."""
-        given = self.record.values_of(instance)
-        state = inspect(instance)
-        session = state.session
-        if session is not None and state.persistent:
-            for name in given:
-                history = state.attrs[name].history
-                if history.has_changes():
-                    if history.deleted:
-                        set_committed_value(instance, name, history.deleted[0])
-                    else:
-                        session.expire(instance, [name])
-        return given

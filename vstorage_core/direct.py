@@ -20,8 +20,9 @@ from vstorage_core.contributions import Change, Operation
 from vstorage_core.errors import RecordDeleted, RecordLimitReached
 from vstorage_core.records import SOFT_DELETE_FIELD, RecordType, Values
 from vstorage_core.rows import RowPlan, collector_paused
-from vstorage_core.sessions import RowTransaction, Scope, remember_key
+from vstorage_core.sessions import RowTransaction, remember_key
 from vstorage_core.storage import Storage
+from vstorage_core.transactions import Scope
 
 if TYPE_CHECKING:
     from vstorage_core.accessor import ModelAccessor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timezone
 from typing import Any
 
@@ -14,6 +14,7 @@ from sqlalchemy import JSON, Boolean, Column, ColumnElement, LargeBinary, String
 from vstorage_core.errors import InvalidInput
 from vstorage_core.records import RecordType, storage_rule
 
+OrderBy = str | ColumnElement[Any] | Sequence[str | ColumnElement[Any]] | None
 Condition = Callable[[Any, Any], ColumnElement[bool]]
 
 # `ne` and `not_in` hold for NULL as well: each is true of every record for which its opposite is not.
@@ -59,6 +60,28 @@ def conditions_of(record: RecordType, filters: Mapping[str, Any]) -> list[Column
         InvalidInput: A field or operator is unknown, or a value is not of the field's type.
     """
     return [_condition(record, name, value) for name, value in filters.items()]
+
+
+def ordering_of(record: RecordType, component: str, order_by: OrderBy) -> list[Any]:
+    """What the rows are ordered by, e.g. `"-age,name"` or expressions; ties are broken by key.
+
+    Raises:
+        InvalidInput: A field is unknown.
+    """
+    parts = [order_by] if isinstance(order_by, str | ColumnElement) else order_by or ()
+    ordering: list[Any] = []
+    for part in parts:
+        if not isinstance(part, str):
+            ordering.append(part)
+            continue
+        for name in filter(None, (name.strip() for name in part.split(","))):
+            field = name.removeprefix("-")
+            if field not in record.columns:
+                known = ", ".join(record.columns)
+                raise InvalidInput(f"{component}: cannot order by {field!r}; the fields are {known}")
+            column = getattr(record.model, field)
+            ordering.append(column.desc() if name.startswith("-") else column)
+    return [*ordering, getattr(record.model, record.key)]
 
 
 def condition_of_text(

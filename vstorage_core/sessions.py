@@ -1,35 +1,26 @@
-"""Sessions of a storage: when they hold the turn to write, what they have changed, how their flushes are audited.
-
-A scope is a session in use. Scopes stand in a context variable, so that accessors find the session of the
-transaction they are called in; one belongs to the thread and task that opened it and nobody else ever gets it.
-"""
+"""A session of a storage: when it holds the turn to write, what it has changed, how its flushes are audited."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine, Result, event, inspect
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import InstanceState, ORMExecuteState, SessionTransaction
 from sqlalchemy.sql.dml import UpdateBase
 from sqlmodel import Session, SQLModel
 
 from vstorage_core.audit import AuditLog, FlushAudit, write_entries
 from vstorage_core.contributions import Change
-from vstorage_core.engine import Backend, Owner
-from vstorage_core.errors import StorageError, StorageUnavailable
+from vstorage_core.engine import Backend
+from vstorage_core.errors import StorageUnavailable
 from vstorage_core.records import record_type
 from vstorage_core.rows import is_any_heard
 
 if TYPE_CHECKING:
-    from vstorage_core.accessor import ModelAccessor
-    from vstorage_core.storage import Storage
+    from vstorage_core.transactions import Transactional
 
 # SQLAlchemy's events that a row past the unit of work does not fire.
 _SESSION_EVENTS = attrgetter(
@@ -47,7 +38,7 @@ _KEY_WAS_GIVEN = "vstorage_key_was_given"
 class StorageSession(Session):
     """A session of a storage: reads until the first write, then holds the write turn until its transaction ends."""
 
-    def __init__(self, storage: Storage, backend: Backend) -> None:
+    def __init__(self, storage: Transactional, backend: Backend) -> None:
         super().__init__(backend.write_engine, expire_on_commit=False)
         self.storage = storage
         self.backend = backend
@@ -184,25 +175,6 @@ def remember_key(state: InstanceState[Any], *, was_given: bool) -> None:
         state.info[_KEY_WAS_GIVEN] = was_given
 
 
-@dataclass(eq=False)
-class Scope:
-    """A session in use.
-
-    Attributes:
-        owner: Thread and task that opened it.
-        transactional: Whether a transaction is open that only its opener may commit.
-        accessor: The accessor whose operation is running.
-        direct_rows: By accessor, its way past the unit of work, or None where it must not be taken.
-    """
-
-    storage: Storage
-    session: Session
-    owner: Owner
-    transactional: bool = False
-    accessor: ModelAccessor[Any] | None = None
-    direct_rows: dict[Any, Any] = field(default_factory=dict)
-
-
 class RowTransaction:
     """A write transaction for rows that no unit of work handles.
 
@@ -218,31 +190,7 @@ class RowTransaction:
         self.changes: list[Change] = []
 
 
-scopes: ContextVar[tuple[Scope, ...]] = ContextVar("vstorage_scopes", default=())
-
-
-@contextmanager
-def savepoint(session: Session) -> Iterator[None]:
-    """A part of the session's transaction that an exception undoes alone."""
-    if isinstance(session, StorageSession):
-        session.begin_write()
-    savepoint = session.begin_nested()
-    # SQLAlchemy sends SAVEPOINT only when the connection is asked for; one that was taken before would write outside.
-    session.connection()
-    try:
-        yield
-        savepoint.commit()
-    except BaseException:
-        if savepoint.is_active or session.in_nested_transaction():
-            try:
-                savepoint.rollback()
-            # MySQL undoes the whole transaction of a deadlock's victim, its savepoints too.
-            except (SQLAlchemyError, StorageError) as error:
-                session.info["lost"] = error
-        raise
-
-
-def watch_flushes(session: Any, storage: Storage | None = None) -> None:
+def watch_flushes(session: Any, storage: Transactional | None = None) -> None:
     """Validate and audit what sessions of this class, or this one session, write."""
     if isinstance(session, Session):
         if event.contains(session, "before_flush", _before_flush):
@@ -252,8 +200,8 @@ def watch_flushes(session: Any, storage: Storage | None = None) -> None:
     event.listen(session, "after_flush", _after_flush)
 
 
-def _storage_of(session: Session) -> Storage:
-    storage: Storage = session.storage if isinstance(session, StorageSession) else session.info["vstorage"]
+def _storage_of(session: Session) -> Transactional:
+    storage: Transactional = session.storage if isinstance(session, StorageSession) else session.info["vstorage"]
     return storage
 
 
@@ -271,7 +219,7 @@ def _after_flush(session: Session, _context: object) -> None:
         session.changes += changes
 
 
-def _validate(storage: Storage, instance: SQLModel) -> None:
+def _validate(storage: Transactional, instance: SQLModel) -> None:
     state = inspect(instance)
     record = record_type(type(instance))
     component = storage.component_of(type(instance)) or record.mapper.local_table.name
