@@ -27,6 +27,7 @@ from vstorage_core import (
     Storage,
     StorageBusy,
     StorageUnavailable,
+    TransactionError,
 )
 from vstorage_core.engine.gate import ReadTurn, ReadTurns, WriteGate
 
@@ -153,6 +154,21 @@ def test_a_storage_in_memory_is_one_database_of_its_own(make_database, open_stor
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda value: first.insert(Counter(value=value)), range(20)))
     assert (first.count(), second.count()) == (21, 0)
+
+
+def test_who_has_a_transaction_of_the_engine_open_in_memory_keeps_it(open_storage):
+    storage = open_storage("sqlite://")
+    counters = accessor_of(storage)
+    counters.insert(Counter(value=1))
+    with storage.engine.begin() as connection:
+        connection.execute(text("UPDATE counter SET value = 2"))
+        assert counters.get(1).value == 2
+        with pytest.raises(TransactionError, match=r"a transaction of storage\.engine is open"):
+            counters.insert(Counter(value=3))
+        assert counters.count() == 1
+    assert [counter.value for counter in counters.all()] == [2]
+    counters.insert(Counter(value=3))
+    assert counters.count() == 2
 
 
 def test_tables_that_exist_are_left_as_they_are(make_database):
@@ -449,6 +465,18 @@ def test_a_file_that_is_no_database_is_told(tmp_path):
         health = storage.health()
     assert not health.ok
     assert health.checks["database"]["error"] == "the file is not an SQLite database"
+
+
+def test_a_file_that_is_gone_is_told_by_reads_of_rows_too(tmp_path):
+    (tmp_path / "disk").mkdir()
+    with Storage(f"sqlite:///{tmp_path / 'disk' / 'machine.db'}", entry_points=[]) as storage:
+        storage.create_tables()
+        # All connections that are open are in use.
+        with storage.engine.connect(), storage.reading_connection():
+            (tmp_path / "disk").rename(tmp_path / "elsewhere")
+            for use in (lambda: accessor_of(storage).get(1), lambda: accessor_of(storage).insert(Counter())):
+                with pytest.raises(StorageUnavailable, match="the database file cannot be opened"):
+                    use()
 
 
 def test_a_folder_in_place_of_the_file_is_told(tmp_path):

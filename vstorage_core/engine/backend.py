@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import sqlalchemy
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -18,8 +18,6 @@ from vstorage_core.engine.driver_errors import raise_ours
 from vstorage_core.errors import ConfigurationError, StorageBusy
 
 logger = logging.getLogger("vstorage")
-
-EnteredT = TypeVar("EnteredT")
 
 
 def _split(value: object) -> object:
@@ -131,8 +129,8 @@ class Backend:
         yield
 
     def row_statement(
-        self, cursor: Any, entered: EnteredT, half_done: Callable[[BaseException], object]
-    ) -> AbstractContextManager[EnteredT]:
+        self, cursor: Any, entered: Any, half_done: Callable[[BaseException], object]
+    ) -> AbstractContextManager[Any]:
         """One statement that may be refused, and what must follow it, without a savepoint; may be entered repeatedly.
 
         Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from typing import Any
 
 from sqlalchemy import Index, Table, UniqueConstraint
 from sqlalchemy.engine import ExceptionContext
@@ -40,15 +39,20 @@ def raise_ours(context: ExceptionContext) -> None:
         raise ours from error
 
 
-class translated:  # a class, because a generator costs three times as much
-    """Raise our exceptions in place of the driver's, where no engine of SQLAlchemy's is between."""
+def raise_translated(error: BaseException | None) -> None:
+    """Raise our exception in place of the driver's, where no engine of SQLAlchemy's is between; else do nothing."""
+    if isinstance(error, sqlite3.Error | OverflowError | UnicodeEncodeError):
+        raise _translate(error) or error from error
 
-    def __enter__(self) -> Any:
+
+class translated:  # a class, because a generator costs three times as much
+    """`raise_translated` for a block."""
+
+    def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, sqlite3.Error | OverflowError | UnicodeEncodeError):
-            raise _translate(error) or error from error
+        raise_translated(error)
 
 
 def _translate(error: BaseException, table: Table | None = None) -> StorageError | None:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from decimal import Context, Decimal
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any
 from urllib.parse import quote
 
 from pydantic_core import to_json
@@ -20,17 +20,17 @@ from sqlalchemy import Connection, DateTime, Dialect, Engine, Float, Numeric, St
 from sqlalchemy.dialects.sqlite import DATETIME
 from sqlalchemy.engine import URL
 
-from vstorage_core.engine.backend import Backend, EngineSettings, EnteredT, create_engine
-from vstorage_core.engine.driver_errors import translated
+from vstorage_core.engine.backend import Backend, EngineSettings, create_engine
+from vstorage_core.engine.driver_errors import raise_translated, translated
 from vstorage_core.engine.gate import ReadTurn, ReadTurns, WriteGate
-from vstorage_core.errors import ConfigurationError, InvalidInput, StorageUnavailable
+from vstorage_core.errors import ConfigurationError, InvalidInput, StorageUnavailable, TransactionError
 
 logger = logging.getLogger("vstorage")
 
 _CHECKPOINT_TIMEOUT_MILLISECONDS = 500
 # A disk with less room than this takes one more write or none.
 _FULL_DISK_BYTES = 1024 * 1024
-# As many as there are turns to read.
+# As many as there are turns to read; of writers there is one.
 _IDLE_ROW_CONNECTIONS = 2
 _CANNOT_BE_WRITTEN = "the database's file or folder cannot be written"
 # Python's default context rounds to 28 digits.
@@ -93,7 +93,10 @@ class SqliteBackend(Backend):
         self._open_for_rows()
 
     def _open_engine(self, url: URL, *, read_only: bool = False) -> Engine:
-        pool: dict[str, Any] = {"poolclass": StaticPool} if self.single_connection else {"max_overflow": 40}
+        # The one connection of a database in memory is shared: who gives it back must not undo what others have begun.
+        pool: dict[str, Any] = {"max_overflow": 40}
+        if self.single_connection:
+            pool = {"poolclass": StaticPool, "pool_reset_on_return": None}
         engine = create_engine(url, connect_args={"check_same_thread": False, "uri": True}, **pool)
         # Dialects look up how a type is stored here; SQLAlchemy's own Decimal on SQLite rounds to 10 places.
         engine.dialect.colspecs = {
@@ -176,9 +179,9 @@ class SqliteBackend(Backend):
         self._checkpoint_at_bytes = size + limit // 4 if blocked else limit
 
     def reads_at_once(self) -> bool:
-        # Readers of a log or of a file that nobody writes wait for no lock.
-        is_open = self._has_log or self.is_read_only
-        return is_open and self._row_readers.has_idle() and not self._read_turns.all_taken()
+        # As for readers of a log, and of a file that nobody writes.
+        needs_no_lock = self._has_log or self.is_read_only
+        return needs_no_lock and self._row_readers.has_idle() and not self._read_turns.all_taken()
 
     def lock(self, connection: Connection, name: str) -> None:
         """A write transaction on SQLite excludes all others already."""
@@ -188,6 +191,11 @@ class SqliteBackend(Backend):
         self.acquire_write(timeout_seconds)
         try:
             with _RowCursor(self._row_writers) as cursor:
+                if cursor.connection.in_transaction:
+                    raise TransactionError(
+                        "a transaction of storage.engine is open on the one connection that a database in memory has;"
+                        " end that one first"
+                    )
                 try:
                     cursor.execute("BEGIN IMMEDIATE")
                     yield cursor
@@ -214,8 +222,8 @@ class SqliteBackend(Backend):
                 raise
 
     def row_statement(
-        self, cursor: sqlite3.Cursor, entered: EnteredT, half_done: Callable[[BaseException], object]
-    ) -> AbstractContextManager[EnteredT]:
+        self, cursor: sqlite3.Cursor, entered: Any, half_done: Callable[[BaseException], object]
+    ) -> AbstractContextManager[Any]:
         return _RowStatement(cursor.connection, entered, half_done)
 
     def read_turn(self) -> AbstractContextManager[None]:
@@ -299,11 +307,13 @@ def _warn_about_file_system(path: Path) -> None:
 class _RowConnections:
     """Connections for rows: SQLAlchemy's pool takes as long to hand one out and take it back as SQLite to find a row.
 
-    Those that nobody uses lie on a stack; who finds none opens one.
+    Those that nobody uses lie on a stack; who finds none opens one. A database in memory is one connection, which stays
+    in the pool and is everybody's.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._is_shared = isinstance(engine.pool, StaticPool)
         self._idle: list[sqlite3.Connection] = []
         self._is_closed = False
 
@@ -315,20 +325,24 @@ class _RowConnections:
         try:
             return self._idle.pop()
         except IndexError:
+            pass
+        with translated():
             pooled: Any = self._engine.raw_connection()
         connection: sqlite3.Connection = pooled.driver_connection
-        if isinstance(self._engine.pool, StaticPool):
-            pooled.close()  # its only connection stays open
-        else:
+        if not self._is_shared:
             pooled.detach()
         return connection
 
     def give_back(self, connection: sqlite3.Connection) -> None:
+        if self._is_shared:
+            return
         # In a transaction still, because it could not be rolled back either.
-        if self._is_closed or connection.in_transaction or len(self._idle) == _IDLE_ROW_CONNECTIONS:
+        if connection.in_transaction or len(self._idle) >= _IDLE_ROW_CONNECTIONS:
             connection.close()
-        else:
-            self._idle.append(connection)
+            return
+        self._idle.append(connection)
+        if self._is_closed:
+            self.close()
 
     def close(self) -> None:
         """Close those that nobody uses; the others are closed when they are given back."""
@@ -337,7 +351,7 @@ class _RowConnections:
             self._idle.pop().close()
 
 
-class _RowCursor(translated):
+class _RowCursor:
     """The driver's cursor on one of the connections, raising our exceptions."""
 
     def __init__(self, connections: _RowConnections) -> None:
@@ -348,25 +362,27 @@ class _RowCursor(translated):
         return self._cursor
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        # On a row still it would keep the log from being written back.
-        self._cursor.close()
-        self._connections.give_back(self._cursor.connection)
-        super().__exit__(kind, error, trace)
+        try:
+            # On a row still it would keep the log from being written back.
+            self._cursor.close()
+        finally:
+            self._connections.give_back(self._cursor.connection)
+        raise_translated(error)
 
 
-class _RowStatement(translated, Generic[EnteredT]):
+class _RowStatement:
     # In a savepoint SQLite copies every page before it changes it, which costs more than the two rows. It undoes a
     # statement that fails by itself; only a full disk or an interrupt can come between a row and its audit row.
 
     def __init__(
-        self, connection: sqlite3.Connection, entered: EnteredT, half_done: Callable[[BaseException], object]
+        self, connection: sqlite3.Connection, entered: Any, half_done: Callable[[BaseException], object]
     ) -> None:
         self._connection = connection
         self._entered = entered
         self._half_done = half_done
         self._changes_before = 0
 
-    def __enter__(self) -> EnteredT:
+    def __enter__(self) -> Any:
         self._changes_before = self._connection.total_changes
         return self._entered
 
@@ -376,11 +392,11 @@ class _RowStatement(translated, Generic[EnteredT]):
         connection = self._connection
         if connection.total_changes != self._changes_before or not connection.in_transaction:
             self._half_done(error)
-        super().__exit__(kind, error, trace)
+        raise_translated(error)
 
 
 class _SqliteDateTime(DATETIME):
-    """A time as SQLAlchemy writes it into SQLite, in a third of the time."""
+    """A time as SQLAlchemy writes it into SQLite, in a fraction of the time."""
 
     def bind_processor(self, dialect: Dialect) -> Any:
         general: Any = super().bind_processor(dialect)
@@ -390,7 +406,7 @@ class _SqliteDateTime(DATETIME):
         def bind(value: Any) -> Any:
             if not isinstance(value, datetime):
                 return general(value)
-            # pydantic writes it in a third of the time, without microseconds where there are none.
+            # pydantic writes it in a third of isoformat()'s time, without microseconds where there are none.
             text = to_json(value)[1:27].decode().replace("T", " ")
             return text if text[19:20] == "." else text[:19] + ".000000"
 
