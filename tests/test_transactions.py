@@ -479,6 +479,17 @@ def test_closing_while_somebody_reads_leaves_that_connection_to_the_reader(make_
     assert values(counters) == [7]
 
 
+def test_what_was_read_beside_a_close_is_closed_by_the_next_one(make_database, open_storage):
+    url = make_database("sqlite")
+    storage = open_storage(url)
+    reader = storage.row_reader()  # as a thread that has seen the database open
+    storage.close()
+    with reader as cursor:
+        assert cursor.execute("SELECT 7").fetchone() == (7,)
+    storage.close()
+    assert is_alone(url)
+
+
 def is_alone(url: str) -> bool:
     """Whether nobody has the file open: only whoever is alone may leave the write-ahead log."""
     connection = sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0)

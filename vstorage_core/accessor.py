@@ -25,11 +25,11 @@ from vstorage_core.errors import (
 from vstorage_core.filters import OrderBy, conditions_of, ordering_of
 from vstorage_core.instances import name_reference, put_back, take_changes, take_keys_back
 from vstorage_core.lifecycle import LifecycleHooks
+from vstorage_core.open_database import Scope
 from vstorage_core.records import SOFT_DELETE_FIELD, ModelT, Values, record_type
 from vstorage_core.rows import RowPlan, listed
 from vstorage_core.sessions import StorageSession
 from vstorage_core.storage import Storage
-from vstorage_core.transactions import Scope
 from vstorage_core.unit_of_work import UnitOfWork
 
 ParamsT = ParamSpec("ParamsT")
@@ -193,9 +193,8 @@ class ModelAccessor(LifecycleHooks, Generic[ModelT]):
         plan = self._reading_plan()
         statement: Any = select(self.model) if plan is None else sqlalchemy.select(*self.record.columns.values())
         statement = statement.where(*self._conditions(conditions, include_deleted, filters))
-        statement = (
-            statement.order_by(*ordering_of(self.record, self.component, order_by)).offset(offset or None).limit(limit)
-        )
+        statement = statement.order_by(*ordering_of(self.record, self.component, order_by))
+        statement = statement.offset(offset or None).limit(limit)
         if plan is None:
             with self.storage.use_session() as session:
                 return list(session.exec(statement).all())

@@ -18,11 +18,11 @@ from sqlmodel import SQLModel
 from vstorage_core.audit import Provenance, current_provenance, update_operation
 from vstorage_core.contributions import Change, Operation
 from vstorage_core.errors import RecordDeleted, RecordLimitReached
+from vstorage_core.open_database import Scope
 from vstorage_core.records import SOFT_DELETE_FIELD, RecordType, Values
 from vstorage_core.rows import RowPlan, collector_paused
 from vstorage_core.sessions import RowTransaction, remember_key
 from vstorage_core.storage import Storage
-from vstorage_core.transactions import Scope
 
 if TYPE_CHECKING:
     from vstorage_core.accessor import ModelAccessor
@@ -217,7 +217,7 @@ class DirectRows:
                 set_committed_value(instance, name, value)
             return
         if is_new:
-            remember_key(state, was_given=instance.__dict__.get(self._record.key) is not None)
+            remember_key(state, was_made=instance.__dict__.get(self._record.key) is None)
         self._plan.settle(instance, values)
         if session is not None:
             self._plan.attach(instance, session)

@@ -1,9 +1,9 @@
-"""The caller's instances around a write: what a save takes from one, and how a write that failed gives it back."""
+"""Around a write: what a save takes from the caller's instance, and what is done when the write fails."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import inspect, select
 from sqlalchemy.orm import make_transient, make_transient_to_detached
@@ -12,7 +12,9 @@ from sqlmodel import SQLModel
 
 from vstorage_core.errors import ConstraintViolation
 from vstorage_core.records import RecordType, Values
-from vstorage_core.storage import Storage
+
+if TYPE_CHECKING:
+    from vstorage_core.storage import Storage
 
 
 def take_changes(record: RecordType, instance: SQLModel) -> Values:

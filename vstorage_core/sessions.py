@@ -20,7 +20,7 @@ from vstorage_core.records import record_type
 from vstorage_core.rows import is_any_heard
 
 if TYPE_CHECKING:
-    from vstorage_core.transactions import Transactional
+    from vstorage_core.open_database import OpenDatabase
 
 # SQLAlchemy's events that a row past the unit of work does not fire.
 _SESSION_EVENTS = attrgetter(
@@ -32,19 +32,19 @@ _ENGINE_EVENTS = attrgetter(
     "before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute", "commit", "rollback"
 )
 _STREAMED = {"yield_per", "stream_results"}
-_KEY_WAS_GIVEN = "vstorage_key_was_given"
+_KEY_WAS_MADE = "vstorage_key_was_made"
 
 
 class StorageSession(Session):
     """A session of a storage: reads until the first write, then holds the write turn until its transaction ends."""
 
-    def __init__(self, storage: Transactional, backend: Backend) -> None:
+    def __init__(self, storage: OpenDatabase, backend: Backend) -> None:
         super().__init__(backend.write_engine, expire_on_commit=False)
         self.storage = storage
         self.backend = backend
         self.writing = False
         self.write_timeout_seconds: float | None = None
-        # What was written into the audit trail.
+        # What was written into the audit trail; always the same list, to which transactions for rows append.
         self.changes: list[Change] = []
         self.committed: list[Change] = []
         # How many changes there were when a transaction or savepoint began. Weak, or a long transaction would keep
@@ -82,18 +82,17 @@ class StorageSession(Session):
         """Whether no unit of work is pending; SQLAlchemy's `new`, `dirty` and `deleted` make a set each."""
         return not (self._new or self._deleted or self.identity_map._modified)
 
-    def row_transaction(self) -> RowTransaction:
-        """The write transaction, for rows that no unit of work handles."""
+    def begin_rows(self, changes: list[Change]) -> RowTransaction:
+        """The write transaction, for rows that no unit of work handles; what they change is put into the list."""
         self.begin_write()
         # Also sends the SAVEPOINT that SQLAlchemy puts off until the connection is asked for.
-        return RowTransaction(self.connection().connection.cursor(), self)
+        return RowTransaction(self.connection().connection.cursor(), changes, self)
 
     def row_statement(self) -> AbstractContextManager[RowTransaction]:
         """The same for one row; the object that the last one got, while transaction and savepoint are the same."""
         known, statement = self._statement
         if statement is None or known is not (self._nested_transaction or self._transaction):
-            row = self.row_transaction()
-            row.changes = self.changes
+            row = self.begin_rows(self.changes)
             statement = self.backend.row_statement(row.cursor, row, self.lose)
             self._statement = (self._nested_transaction or self._transaction, statement)
         return statement
@@ -164,15 +163,14 @@ def _forget_changes(session: StorageSession, transaction: SessionTransaction) ->
 @event.listens_for(StorageSession, "persistent_to_transient")
 def _take_key_back(_session: StorageSession, instance: object) -> None:
     # The insert was rolled back: somebody else may get the key before it is tried again.
-    if isinstance(instance, SQLModel) and not inspect(instance).info.get(_KEY_WAS_GIVEN):
+    if isinstance(instance, SQLModel) and inspect(instance).__dict__.pop(_KEY_WAS_MADE, False):
         setattr(instance, record_type(type(instance)).key, None)
 
 
-def remember_key(state: InstanceState[Any], *, was_given: bool) -> None:
-    """Before an insert: note whether the instance keeps its key when that is rolled back."""
-    # SQLAlchemy makes the dictionary for whoever asks for it, which takes longer than the rest.
-    if was_given or "info" in state.__dict__:
-        state.info[_KEY_WAS_GIVEN] = was_given
+def remember_key(state: InstanceState[Any], *, was_made: bool) -> None:
+    """Note whether the instance loses its key when its insert is rolled back; while it holds the key it came with."""
+    # Not in `state.info`, which SQLAlchemy makes for whoever asks: that takes longer than the rest.
+    state.__dict__[_KEY_WAS_MADE] = was_made
 
 
 class RowTransaction:
@@ -180,17 +178,17 @@ class RowTransaction:
 
     Attributes:
         cursor: The driver's.
-        session: The session whose transaction it is part of, if there is one.
         changes: What was written into the audit trail, for the commit listeners.
+        session: The session whose transaction it is part of, if there is one.
     """
 
-    def __init__(self, cursor: Any, session: StorageSession | None = None) -> None:
+    def __init__(self, cursor: Any, changes: list[Change], session: StorageSession | None = None) -> None:
         self.cursor = cursor
+        self.changes = changes
         self.session = session
-        self.changes: list[Change] = []
 
 
-def watch_flushes(session: Any, storage: Transactional | None = None) -> None:
+def watch_flushes(session: Any, storage: OpenDatabase | None = None) -> None:
     """Validate and audit what sessions of this class, or this one session, write."""
     if isinstance(session, Session):
         if event.contains(session, "before_flush", _before_flush):
@@ -200,8 +198,8 @@ def watch_flushes(session: Any, storage: Transactional | None = None) -> None:
     event.listen(session, "after_flush", _after_flush)
 
 
-def _storage_of(session: Session) -> Transactional:
-    storage: Transactional = session.storage if isinstance(session, StorageSession) else session.info["vstorage"]
+def _storage_of(session: Session) -> OpenDatabase:
+    storage: OpenDatabase = session.storage if isinstance(session, StorageSession) else session.info["vstorage"]
     return storage
 
 
@@ -219,7 +217,7 @@ def _after_flush(session: Session, _context: object) -> None:
         session.changes += changes
 
 
-def _validate(storage: Transactional, instance: SQLModel) -> None:
+def _validate(storage: OpenDatabase, instance: SQLModel) -> None:
     state = inspect(instance)
     record = record_type(type(instance))
     component = storage.component_of(type(instance)) or record.mapper.local_table.name
@@ -228,7 +226,7 @@ def _validate(storage: Transactional, instance: SQLModel) -> None:
     if state.persistent:
         changed = {name for name in values if state.attrs[name].history.has_changes()}
     else:
-        remember_key(state, was_given=values.get(record.key) is not None)
+        remember_key(state, was_made=values.get(record.key) is None)
     for name, value in record.validate(component, values, changed).items():
         if (changed is None or name in changed) and value is not values[name]:
             setattr(instance, name, value)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pydantic import BaseModel
-from sqlalchemy import MetaData, Table, inspect, select
+from sqlalchemy import MetaData, Table, inspect
 from sqlalchemy.sql.ddl import sort_tables_and_constraints
 from sqlmodel import SQLModel
 
@@ -30,9 +30,9 @@ from vstorage_core.contributions import (
 )
 from vstorage_core.engine import EngineSettings
 from vstorage_core.errors import TransactionError
+from vstorage_core.open_database import OpenDatabase
 from vstorage_core.plugins import PluginRegistry
 from vstorage_core.records import record_type
-from vstorage_core.transactions import Transactional
 
 if TYPE_CHECKING:
     from vstorage_core.accessor import ModelAccessor
@@ -42,7 +42,7 @@ logger = logging.getLogger("vstorage")
 DEFAULT_URL = "sqlite:///./storage.db"
 
 
-class Storage(Transactional):
+class Storage(OpenDatabase):
     """One database with its plugins. A context manager; opens lazily and opens again after `close`.
 
     Args:
@@ -94,11 +94,6 @@ class Storage(Transactional):
 
     # Opening and closing
 
-    @property
-    def url(self) -> str:
-        """The database URL, its password hidden."""
-        return self._backend.url.render_as_string(hide_password=True)
-
     def start(self) -> None:
         """Let the plugins start; a second call does nothing."""
         if self._started:
@@ -128,9 +123,7 @@ class Storage(Transactional):
         if self._started:
             self._started = False
             self._call_each("vstorage_shutdown", storage=self)
-        if self._opened_in is not None:
-            self._backend.close()
-            self._opened_in = None
+        self._close_database()
 
     def settings(self, section: str, model: type[SettingsT], **overrides: Any) -> SettingsT:
         """A section of the configuration, checked; `VSTORAGE_<SECTION>__<NAME>` wins over it, `overrides` over both.
@@ -284,13 +277,8 @@ class Storage(Transactional):
 
     def health(self) -> Health:
         """Ask the database and every plugin's check; what raises is unhealthy, with its sentence."""
-        own = HealthCheck(name="database", check=Storage._check)
+        own = HealthCheck(name="database", check=Storage._check_database)
         return ask({own.name: own, **self._catalogue.health_checks}, self)
-
-    def _check(self) -> Mapping[str, Any]:
-        with self.snapshot() as connection:
-            connection.execute(select(1))
-        return {**self._backend.check_files(), **self._backend.state()}
 
 
 @contextmanager

@@ -36,7 +36,7 @@ class ChangeCounts:
 def change_counts(storage: Storage) -> ChangeCounts:
     """The counts of this storage."""
     counts: ChangeCounts | None = storage.extensions.get(EXTENSION)
-    return counts or storage.extensions.setdefault(EXTENSION, ChangeCounts())
+    return storage.extensions.setdefault(EXTENSION, ChangeCounts()) if counts is None else counts
 
 
 class StorageMetrics:
