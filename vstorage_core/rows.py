@@ -338,9 +338,7 @@ def is_plain(record: RecordType) -> bool:
 def has_listeners(record: RecordType) -> bool:
     """Whether somebody listens to SQLAlchemy's events of the model."""
     mapper = record.mapper
-    return is_any_heard(_MAPPER_EVENTS(mapper.dispatch)) or is_any_heard(
-        _INSTANCE_EVENTS(mapper.class_manager.dispatch)
-    )
+    return is_any_heard(_MAPPER_EVENTS(mapper.dispatch) + _INSTANCE_EVENTS(mapper.class_manager.dispatch))
 
 
 def is_any_heard(events: tuple[Any, ...]) -> bool:

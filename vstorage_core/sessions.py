@@ -241,7 +241,9 @@ def is_listened_to(session: Session, backend: Backend) -> bool:
     return (
         len(dispatch.before_flush) > 1  # our own
         or len(dispatch.after_flush) > 1
-        or is_any_heard(_SESSION_EVENTS(dispatch))
-        or is_any_heard(_ENGINE_EVENTS(backend.write_engine.dispatch))
-        or is_any_heard(_ENGINE_EVENTS(backend.read_engine.dispatch))
+        or is_any_heard(
+            _SESSION_EVENTS(dispatch)
+            + _ENGINE_EVENTS(backend.write_engine.dispatch)
+            + _ENGINE_EVENTS(backend.read_engine.dispatch)
+        )
     )

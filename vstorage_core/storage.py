@@ -188,10 +188,9 @@ class Storage(OpenDatabase):
         return None if model is AuditLog else record_type(model).mapper.local_table.name
 
     def _tell(self, changes: list[Change]) -> None:
-        listening = [accessor for accessor in self._accessors.values() if accessor.commit_listeners]
-        if not changes or not (listening or self.plugin_registry.hook.vstorage_after_commit.get_hookimpls()):
+        if not changes:
             return
-        for accessor in listening:
+        for accessor in [accessor for accessor in self._accessors.values() if accessor.commit_listeners]:
             own = [change for change in changes if change.component == accessor.component]
             for listener in accessor.commit_listeners if own else ():
                 with _logged(f"after_commit listener {getattr(listener, '__qualname__', listener)}"):
@@ -204,8 +203,11 @@ class Storage(OpenDatabase):
 
     def _call_each(self, hook_name: str, **arguments: Any) -> None:
         for plugin, call in self.plugin_registry.separately(hook_name):
-            with _logged(f"{hook_name} of {plugin}"):
+            # `_logged` with less ado: each commit comes here.
+            try:
                 call(**arguments)
+            except Exception:
+                logger.exception("%s of %s failed", hook_name, plugin)
 
     # What plugins contribute
 

@@ -25,7 +25,8 @@ class ChangeCounts:
     def add(self, changes: Sequence[Change]) -> None:
         """Count them."""
         with self._mutex:
-            self._counts.update((change.component, change.operation) for change in changes)
+            for change in changes:
+                self._counts[change.component, change.operation] += 1
 
     def items(self) -> list[tuple[tuple[str, str], int]]:
         """Component and operation, with the number of changes."""
