@@ -32,6 +32,8 @@ _ran: Counter[str] = Counter()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep files in memory, and start the servers that no variable names, once for all workers."""
+    # Ignored in whatever a shell runs in the background, and by all that it starts: tests interrupt what they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput"):
         return
     # A run that is terminated stops them, too, as one that is interrupted.
