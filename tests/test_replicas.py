@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +14,17 @@ from typing import Any
 import pytest
 from models import Counter, User
 from servers import Postgresql, server
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Engine, event, func, text
 from sqlmodel import select
 
 from vstorage_core import ConfigurationError, ModelAccessor, Storage, StorageUnavailable
 
 DEADLINE = 30
+
+# From linux/socket.h and linux/net_tstamp.h; Python does not name them.
+SO_TIMESTAMPING = 37
+SOF_TIMESTAMPING_TX_SOFTWARE = 1 << 1
+SOF_TIMESTAMPING_SOFTWARE = 1 << 4
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +99,24 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@contextmanager
+def breaking_sockets(engine: Engine) -> Iterator[None]:
+    """While they wait for an answer, Linux reports an error on the engine's sockets; nothing else is wrong with them.
+
+    A time stamp of what was sent is put where errors are.
+    """
+
+    def break_(connection: Any, *_: object) -> None:
+        with socket.socket(fileno=os.dup(connection.connection.dbapi_connection.fileno())) as own:
+            own.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, SOF_TIMESTAMPING_TX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE)
+
+    event.listen(engine, "before_cursor_execute", break_)
+    try:
+        yield
+    finally:
+        event.remove(engine, "before_cursor_execute", break_)
 
 
 def is_read_from_standby(storage: Storage) -> bool:
@@ -240,6 +265,25 @@ def test_no_read_fails_while_the_standby_is_killed_and_comes_back(open_pair, sta
         reads = sum(reader.result() for reader in readers)
     assert reads > 100
     wait_until(lambda: replica(storage)["state"] == "ok")
+
+
+def test_a_read_goes_to_the_primary_where_the_standbys_socket_breaks_before_its_connection_knows(open_pair):
+    storage = open_pair()
+    wait_until(lambda: is_read_from_standby(storage))
+    with statements(standby_engine(storage)) as there, statements(storage.engine) as here:
+        with breaking_sockets(standby_engine(storage)), storage.use_session() as session:
+            assert session.exec(select(func.pg_is_in_recovery(), func.pg_sleep(0.2))).one()[0] is False
+        assert len(there) == len(here) == 1
+    wait_until(lambda: is_read_from_standby(storage))
+
+
+def test_a_write_over_a_socket_that_breaks_says_that_it_may_be_stored(open_pair):
+    storage = open_pair()
+    counters = counters_of(storage)
+    in_doubt = pytest.raises(StorageUnavailable, match="look whether the change is stored")
+    with breaking_sockets(storage.engine), in_doubt, storage.transaction() as session:
+        session.exec(select(func.pg_sleep(0.2)))
+    assert counters.insert(Counter()).id == 1
 
 
 def test_a_server_that_is_no_standby_of_this_database_is_not_asked(primary, standby, database, open_storage):

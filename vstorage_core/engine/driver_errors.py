@@ -27,6 +27,9 @@ def raise_ours(context: ExceptionContext) -> None:
     error = context.original_exception
     compiled = getattr(context.execution_context, "compiled", None)
     ours = _translate(error, getattr(getattr(compiled, "statement", None), "table", None))
+    if context.connection is not None and _is_unreachable(error):
+        # psycopg may hear that the socket is broken before its connection does; such a one cannot even be rolled back.
+        context.is_disconnect = True
     if context.is_disconnect and context.connection is not None:
         ours = StorageUnavailable(f"the connection to the database was lost; {_IN_DOUBT}")
     elif getattr(error, "sqlstate", None) == _READS_ONLY or error.args[:1] in ((_NO_QUORUM,), (_COMMIT_FAILED,)):
@@ -69,9 +72,19 @@ def _translate(error: BaseException, table: Table | None = None) -> StorageError
     sqlstate = getattr(error, "sqlstate", None)
     if sqlstate is not None:
         return _translate_postgresql(error, sqlstate)
-    if type(error).__name__ in ("OperationalError", "ConnectionTimeout"):
+    if _is_unreachable(error):
         return StorageUnavailable("the database cannot be reached")
     return None
+
+
+def _is_unreachable(error: BaseException) -> bool:
+    """Whether the driver of a server says so by itself: the server would give a state or a number."""
+    return (
+        type(error).__name__ in ("OperationalError", "ConnectionTimeout")
+        and not isinstance(error, sqlite3.Error)
+        and getattr(error, "sqlstate", None) is None
+        and not (error.args and isinstance(error.args[0], int))
+    )
 
 
 _SQLITE_CONSTRAINTS: dict[str, ConstraintKind] = {
