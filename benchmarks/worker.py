@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import json
+import os
 import random
 import re
 import statistics
@@ -56,6 +57,8 @@ class Meter:
     def once(self, function: Callable[[], Any], *, units: int = 1) -> None:
         """Measure one call, as so many units of work."""
         gc.collect()
+        # What was written before is not to compete for the disk.
+        os.sync()
         before_kb = _start_counting_memory()
         cpu, wall = time.process_time(), time.perf_counter()
         function()

@@ -22,6 +22,7 @@ if sys.platform != "win32":
 logger = logging.getLogger("vstorage.backup")
 
 SUFFIX = ".tmp"
+_EARLY_BYTES = 1 << 22
 
 
 @contextmanager
@@ -115,7 +116,8 @@ def early_writes(path: Path, *, is_kept: bool = True) -> Iterator[Callable[[], i
     def begin() -> int:
         nonlocal begun
         size = os.fstat(descriptor).st_size
-        if is_kept and size > begun and sys.platform == "linux":
+        # In large pieces: with small ones a backup took a tenth longer.
+        if is_kept and size - begun >= _EARLY_BYTES and sys.platform == "linux":
             # Before it forgets pages, Linux begins to write them: mm/fadvise.c.
             os.posix_fadvise(descriptor, begun, size - begun, os.POSIX_FADV_DONTNEED)
             begun = size
