@@ -44,7 +44,7 @@ def with_defaults(options: type[OptionsT], defaults: BaseModel) -> type[OptionsT
     return create_model(options.__name__, __base__=options, __doc__=options.__doc__, **fields)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TableExporter:
     """How an exporter writes a single table: `GET /{component}/{filename}`, `vstorage export {name} --table TABLE`.
 
@@ -61,7 +61,7 @@ class TableExporter:
     options: type[BaseModel] = NoOptions
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Exporter:
     """A way to write the database to a stream: `GET /db/{filename}`, `vstorage export {name}`.
 
@@ -89,7 +89,7 @@ class Exporter:
     table: TableExporter | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Importer:
     """A way to read a stream into the database: `POST /db/{path}`, `vstorage import {name}`.
 
@@ -115,7 +115,7 @@ class Importer:
     action: str = "import"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class HealthCheck:
     """One question that `storage.health()` and `GET /db/health` ask.
 
@@ -128,8 +128,7 @@ class HealthCheck:
     check: Callable[[Storage], Mapping[str, Any]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Health:
+class Health(NamedTuple):
     """The answers of all health checks.
 
     Attributes:
@@ -171,8 +170,7 @@ class Change(NamedTuple):
         return None if self.after_json is None else json.loads(self.after_json)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PluginInfo:
+class PluginInfo(NamedTuple):
     """What `storage.plugins()`, `vstorage plugins` and `GET /db/plugins` tell about a plugin.
 
     Attributes:
@@ -188,8 +186,7 @@ class PluginInfo:
     routes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Progress:
+class Progress(NamedTuple):
     """How far an export or import has come.
 
     Attributes:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vstorage_core.storage import Storage
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Selection:
     """Rows of one table.
 

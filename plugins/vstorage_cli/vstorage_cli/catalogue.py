@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -45,7 +44,7 @@ class Catalogue:
         """
         for position, plugin in enumerate(self.plugins):
             try:
-                self.plugins[position] = dataclasses.replace(plugin, routes=tuple(self._routes_of(plugin.name)))
+                self.plugins[position] = plugin._replace(routes=tuple(self._routes_of(plugin.name)))
             except ModuleNotFoundError:
                 # A machine without a web framework serves none.
                 continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import click
@@ -23,7 +22,7 @@ def plugins(context: CommandContext, as_json: bool) -> None:
     catalogue = context.catalogue
     catalogue.find_routes()
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(plugin) for plugin in catalogue.plugins], indent=2))
+        click.echo(json.dumps([plugin._asdict() for plugin in catalogue.plugins], indent=2))
     else:
         for plugin in catalogue.plugins:
             click.echo(_entry(plugin))

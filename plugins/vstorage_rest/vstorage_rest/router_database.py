@@ -1,7 +1,6 @@
 """The routes below /db: health, plugins, the audit trail, and whatever the plugins export and import."""
 
 # No `from __future__ import annotations`: FastAPI resolves the annotations of functions inside functions here.
-import dataclasses
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -83,7 +82,7 @@ def _add_plugins(router: APIRouter, storage: Storage, caller_of: Callable[..., A
     @router.get("/plugins", operation_id="list_plugins", responses=declared(), openapi_extra=TOKEN_IS_OPTIONAL)
     def plugins(caller: Annotated[Caller, caller_of("db.plugins")]) -> list[PluginRecord]:
         """List the loaded plugins in the order in which their hooks run."""
-        return [PluginRecord.model_validate(dataclasses.asdict(plugin)) for plugin in storage.plugins()]
+        return [PluginRecord.model_validate(plugin._asdict()) for plugin in storage.plugins()]
 
 
 def _add_audit(
