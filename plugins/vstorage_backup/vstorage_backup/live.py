@@ -16,8 +16,8 @@ from pathlib import Path
 
 from sqlalchemy import Table
 
-from vstorage_backup.beside import beside
 from vstorage_backup.export import CACHED_PAGES, STEPS_BETWEEN_CHECKS, quoted
+from vstorage_backup.helpers import Helpers
 from vstorage_backup.ranges import Ranges, as_ranges
 from vstorage_backup.upload import Upload
 from vstorage_core.engine.driver_errors import translated
@@ -44,10 +44,10 @@ class LiveFile:
         self._sound: Future[set[str]] | None = None
 
     @contextmanager
-    def checked_beside(self, tables: Sequence[Table]) -> Iterator[None]:
-        """Find out on another core which tables `may_keep_rows`, while the block runs."""
+    def checked_by(self, helpers: Helpers, tables: Sequence[Table]) -> Iterator[None]:
+        """Let the helpers find out which tables `may_keep_rows`, while the block runs."""
         names = [table.name for table in tables]
-        with beside("check", partial(_sound_tables, self.path, names)) as self._sound:
+        with helpers.doing(partial(_sound_tables, self.path, names)) as self._sound:
             yield
 
     def attach(self, upload: Upload) -> None:

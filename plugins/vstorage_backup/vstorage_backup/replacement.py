@@ -87,8 +87,6 @@ class Replacement:
             with storage.snapshot() as connection:
                 unknown = self.inspection.new.get(AUDIT_TABLE.name)
                 self.audit_ranges = missing_rows(connection, upload, self.audit_columns, unknown)
-        # Here and not while others wait to write.
-        self._sha256 = upload.sha256
         self._reports: dict[str, RestoredTable] = {}
         self._changes_since: int | None = None
 
@@ -150,7 +148,7 @@ class Replacement:
         taken_at = self.upload.taken_at
         age = None if taken_at is None else (datetime.now(timezone.utc) - taken_at).total_seconds()
         return {
-            "sha256": self._sha256,
+            "sha256": self.upload.sha256,
             "size_bytes": self.upload.size_bytes,
             "backup_taken_at": taken_at,
             "backup_age_seconds": age,
@@ -182,7 +180,7 @@ class Replacement:
                 for name in ("sha256", "size_bytes", "backup_taken_at", "audit_rows_added", "safety_copy")
             },
         }
-        entry = Entry("db", self._sha256, "replace", encode_snapshot(before), encode_snapshot(after))
+        entry = Entry("db", report["sha256"], "replace", encode_snapshot(before), encode_snapshot(after))
         write_entries(connection, [entry])
         self.safety.keep()
 

@@ -4,8 +4,8 @@ Our tables stay as they are, so nothing but rows comes in with the file. Readers
 new ones, and whatever happens before the commit leaves the old ones.
 
     receive        what is not a file yet                   upload.py
-    check          structure, SQLite's own checks           upload.py       beside it, on other cores: SHA-256,
-    compare        with the models and the live database    inspection.py   the safety copy, the live tables
+    check          structure, SQLite's own checks           upload.py       meanwhile on other cores: the live tables,
+    compare        with the models and the live database    inspection.py   the safety copy, SHA-256
     lock, replace  what differs, the trail, its audit row   sqlite_rows.py, server_rows.py
 """
 
@@ -24,6 +24,7 @@ from sqlalchemy import text
 
 from vstorage_backup.export import copy_pages, writing
 from vstorage_backup.files import claimed, lock_path, require_space, source_of, temporary_file
+from vstorage_backup.helpers import Helpers
 from vstorage_backup.live import opened_live
 from vstorage_backup.replacement import Replacement
 from vstorage_backup.report import RestoreOptions, RestoreReport
@@ -77,13 +78,15 @@ def restore(storage: Storage, stream: BinaryIO, options: RestoreOptions) -> Rest
         safety = stack.enter_context(SafetyCopy(places, settings))
         live = None if places.database is None else stack.enter_context(opened_live(places.database))
         early = live if live is not None and live.has_log else None
-        checks = opened(path, integrity_check=options.integrity_check, max_seconds=settings.max_check_seconds)
-        with ExitStack() as beside:
+        helpers = stack.enter_context(Helpers())
+        checks = opened(path, helpers, integrity_check=options.integrity_check, max_seconds=settings.max_check_seconds)
+        with ExitStack() as meanwhile:
+            # In the order in which it is needed.
             if early is not None:
-                beside.enter_context(early.checked_beside(tables))
+                meanwhile.enter_context(early.checked_by(helpers, tables))
                 if not options.dry_run:
                     copy = partial(copy_pages, early.path)
-                    beside.enter_context(safety.taken_beside(copy, storage.engine.dialect))
+                    meanwhile.enter_context(safety.taken_by(helpers, copy, storage.engine.dialect))
             upload = stack.enter_context(checks)
             replacement = Replacement(storage, upload, options, tables, safety, live)
             refusal = replacement.inspection.refusal

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from sqlalchemy import Dialect
 
-from vstorage_backup.beside import beside
 from vstorage_backup.export import SpaceGuard, mark, writing
 from vstorage_backup.files import publish, sync_folder, temporary_file
+from vstorage_backup.helpers import Helpers
 from vstorage_backup.settings import BackupSettings, Places
 from vstorage_core import Progress, report_progress
 from vstorage_core.contributions import progress_to
@@ -90,8 +90,8 @@ class SafetyCopy:
         self.path = final
 
     @contextmanager
-    def taken_beside(self, copy: Callable[[Path, SpaceGuard], None], dialect: Dialect) -> Iterator[None]:
-        """`take` it on another core while the block runs; waits for it at the end of the block."""
+    def taken_by(self, helpers: Helpers, copy: Callable[[Path, SpaceGuard], None], dialect: Dialect) -> Iterator[None]:
+        """Let the helpers `take` it while the block runs; waits for it at the end of the block."""
         latest: list[Progress] = []
 
         def work(is_over: threading.Event) -> None:
@@ -103,7 +103,7 @@ class SafetyCopy:
             with progress_to(note):
                 self.take(copy, dialect)
 
-        with beside("safety", work) as taking:
+        with helpers.doing(work) as taking:
             yield
             while not wait([taking], timeout=_SECONDS_BETWEEN_REPORTS).done:
                 for progress in latest:

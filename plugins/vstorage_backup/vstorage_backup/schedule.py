@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from vstorage_backup.export import MARK_TABLE, write_backup_file, writing
 from vstorage_backup.files import claimed, lock_path, publish, remove_leftovers, sync_folder, temporary_file
+from vstorage_backup.helpers import Helpers
 from vstorage_backup.inspection import inspect_upload
 from vstorage_backup.settings import BackupSettings, Places, backup_settings, places_of, require_usual_locks
 from vstorage_backup.upload import Upload, opened
@@ -247,7 +248,7 @@ def check_last_backup(storage: Storage) -> Mapping[str, Any]:
 def _verified(storage: Storage, path: Path, name: str, taken_at: datetime, max_seconds: float) -> Manifest:
     """The manifest of a backup that was read back from the disk."""
     try:
-        with opened(path, integrity_check=False, max_seconds=max_seconds) as upload:
+        with Helpers() as helpers, opened(path, helpers, integrity_check=False, max_seconds=max_seconds) as upload:
             return Manifest(
                 file=name,
                 taken_at=taken_at,

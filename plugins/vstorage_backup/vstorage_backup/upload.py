@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from functools import partial
@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 
 from sqlalchemy import Table
 
-from vstorage_backup.beside import beside
 from vstorage_backup.columns import FileColumn, in_chunks
 from vstorage_backup.export import MARK_TABLE, STEPS_BETWEEN_CHECKS, quoted
+from vstorage_backup.helpers import Helpers
 from vstorage_core import ImportRefused, report_progress
 
 _MAGIC = b"SQLite format 3\0"
@@ -84,7 +84,9 @@ class Upload:
             raise ImportRefused("the file was changed while it was read; let nobody write to it, and try again")
 
     def end_checks(self) -> None:
-        """Lift the limit of time: from now on only rows are read that were read before."""
+        """Wait for the hash, and lift the limit of time: from now on only rows are read that were read before."""
+        # When it is needed, others may wait to write.
+        wait([self._sha256])
         self.connection.set_progress_handler(None, 0)
 
     @property
@@ -139,13 +141,14 @@ class Upload:
 
 
 @contextmanager
-def opened(path: Path, *, integrity_check: bool, max_seconds: float) -> Iterator[Upload]:
+def opened(path: Path, helpers: Helpers, *, integrity_check: bool, max_seconds: float) -> Iterator[Upload]:
     """The upload, checked as far as no model is needed.
 
     Inside the block, too, what SQLite finds wrong with the file is an `ImportRefused`.
 
     Args:
         path: The file; who takes something of it calls `Upload.require_unchanged` at the end.
+        helpers: For its hash.
         integrity_check: Whether indexes are checked too.
         max_seconds: Longest time until `end_checks` is called.
 
@@ -159,7 +162,7 @@ def opened(path: Path, *, integrity_check: bool, max_seconds: float) -> Iterator
     try:
         with (
             path.open("rb") as stream,
-            beside("hash", partial(_sha256, stream)) as sha256,
+            helpers.doing(partial(_sha256, stream)) as sha256,
             closing((upload := Upload(path, sha256)).connection),
         ):
             upload.connection.set_progress_handler(lambda: time.monotonic() > deadline, STEPS_BETWEEN_CHECKS)
