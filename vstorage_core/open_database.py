@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, Table, select
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from vstorage_core.accessor import ModelAccessor
 
 
-@dataclass(eq=False)
 class Scope:
     """A session in use.
 
@@ -41,12 +39,13 @@ class Scope:
         direct_rows: By accessor, its way past the unit of work, or None where it must not be taken.
     """
 
-    storage: OpenDatabase
-    session: Session
-    owner: Owner
-    transactional: bool = False
-    accessor: ModelAccessor[Any] | None = None
-    direct_rows: dict[Any, Any] = field(default_factory=dict)
+    def __init__(self, storage: OpenDatabase, session: Session, owner: Owner, *, transactional: bool = False) -> None:
+        self.storage = storage
+        self.session = session
+        self.owner = owner
+        self.transactional = transactional
+        self.accessor: ModelAccessor[Any] | None = None
+        self.direct_rows: dict[Any, Any] = {}
 
 
 scopes: ContextVar[tuple[Scope, ...]] = ContextVar("vstorage_scopes", default=())
