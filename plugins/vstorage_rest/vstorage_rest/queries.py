@@ -6,7 +6,7 @@ import base64
 import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, TypeVar, get_origin
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_origin
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, create_model
@@ -58,6 +58,7 @@ def _split(values: Any) -> Any:
 
 
 ModelT = TypeVar("ModelT")
+QueryT = TypeVar("QueryT", bound=BaseModel)
 
 
 def checked(adapter: TypeAdapter[ModelT], value: Any, *place: str) -> ModelT:
@@ -73,32 +74,36 @@ def checked(adapter: TypeAdapter[ModelT], value: Any, *place: str) -> ModelT:
         raise RequestValidationError(problems) from None
 
 
-class QueryParameters:
-    """What a list may be asked for: checked, and documented, by us.
+class QueryParameters(Generic[QueryT]):
+    """Query parameters that are checked, and documented, by us.
 
-    FastAPI looks for each of the parameters in each request, and a list has a hundred; here those that were sent count.
+    FastAPI makes an adapter for each of them at the start and looks for each in every request, and a list has a
+    hundred; here those that were sent count.
+
+    Attributes:
+        model: What they are checked by.
     """
 
-    def __init__(self, model: type[ListQuery]) -> None:
+    def __init__(self, model: type[QueryT]) -> None:
+        self.model = model
         self._adapter = TypeAdapter(model)
-        self._model = model
         self._several = {
             name for name, field in model.model_fields.items() if get_origin(without_none(field.annotation)) is list
         }
 
-    def read(self, query_string: bytes) -> ListQuery:
+    def read(self, sent: QueryParams) -> QueryT:
         """The parameters of a request.
 
         Raises:
             RequestValidationError: One is unknown or not allowed.
         """
-        sent = QueryParams(query_string)
         given = {name: sent.getlist(name) if name in self._several else value for name, value in sent.items()}
         return checked(self._adapter, given, "query")
 
-    def openapi(self) -> dict[str, Any]:
-        """For `openapi_extra`."""
-        schema = self._model.model_json_schema()
+    @functools.cached_property
+    def openapi(self) -> list[dict[str, Any]]:
+        """The `parameters` of an operation."""
+        schema = self.model.model_json_schema()
         parameters = []
         for name, described in schema["properties"].items():
             described = _inlined(described, schema.get("$defs", {}))
@@ -108,12 +113,12 @@ class QueryParameters:
                 {
                     "name": name,
                     "in": "query",
-                    "required": False,
-                    "description": described.pop("description"),
+                    "required": name in schema.get("required", ()),
+                    "description": described.pop("description", ""),
                     "schema": described,
                 }
             )
-        return {"parameters": parameters}
+        return parameters
 
 
 def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
@@ -128,8 +133,8 @@ def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
 
 
 @functools.cache
-def list_query(record: RecordType) -> type[ListQuery]:
-    """The parameters of the list of these records: `age=3`, `age__gte=3`, `name__in=a,b`, …"""
+def list_parameters(record: RecordType) -> QueryParameters[ListQuery]:
+    """Those of the list of these records: `age=3`, `age__gte=3`, `name__in=a,b`, …"""
     definitions: dict[str, Any] = {}
     for name, field in visible_fields(record).items():
         kind: Any = parameter_type(field.annotation)
@@ -144,7 +149,7 @@ def list_query(record: RecordType) -> type[ListQuery]:
     orderable = "|".join(name for name in visible_fields(record) if "eq" in _operators(record, name))
     definitions["order_by"] = _names(f"-?({orderable})", "Fields separated by commas, - for descending")
     definitions["fields"] = _names(f"({'|'.join(visible_fields(record))})", "Only these fields, separated by commas")
-    return create_model(f"{record.model.__name__}Query", __base__=ListQuery, **definitions)
+    return QueryParameters(create_model(f"{record.model.__name__}Query", __base__=ListQuery, **definitions))
 
 
 def _names(name: str, description: str) -> Any:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, HTTPException, Request, Response
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import QueryParams
 
 from vstorage_core import Exporter, ModelAccessor
 from vstorage_core.records import ModelT, encode
@@ -23,7 +24,7 @@ from vstorage_rest.collection import (
 )
 from vstorage_rest.failures import declared, described
 from vstorage_rest.idempotency import run_once
-from vstorage_rest.queries import ListStatement, QueryParameters, links, list_query
+from vstorage_rest.queries import ListStatement, links, list_parameters
 from vstorage_rest.resource import is_deleted, matches
 from vstorage_rest.router_batch import add_batch
 from vstorage_rest.router_export import add_export
@@ -129,12 +130,12 @@ def _add_get(collection: Collection) -> None:
 def _add_list(collection: Collection) -> None:
     router, resource, reader = collection.router, collection.resource, collection.reader
     Read = read_schema(resource.record)
-    parameters = QueryParameters(list_query(resource.record))
+    parameters = list_parameters(resource.record)
 
     # Machines ask the same again and again: what a query means, and its SQL, is worked out once.
     @lru_cache(maxsize=32)
     def statement_of(query_string: bytes, max_page_size: int) -> ListStatement:
-        return ListStatement(resource.record, parameters.read(query_string), max_page_size)
+        return ListStatement(resource.record, parameters.read(QueryParams(query_string)), max_page_size)
 
     async def list_plain(request: Request) -> Response | None:
         if asks_plugins(resource.storage):
@@ -150,7 +151,7 @@ def _add_list(collection: Collection) -> None:
             200: {**_SOME_FIELDS, "headers": described("Link", "X-Total-Count")},
             **declared(),
         },
-        openapi_extra=parameters.openapi(),
+        openapi_extra={"parameters": parameters.openapi},
     )
     @with_shortcut(list_plain)
     @collection.read_in_turn
