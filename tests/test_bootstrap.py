@@ -131,6 +131,20 @@ def test_importing_the_core_loads_nothing_that_a_small_machine_does_not_need():
     assert packages & unwanted == set()
 
 
+def test_a_machine_that_starts_does_not_wait_for_what_few_of_its_requests_need():
+    loaded = run_alone(
+        """
+        from vstorage_core import bootstrap
+
+        bootstrap(accessors=[], database_url="sqlite://")
+        print(json.dumps(sorted(sys.modules)))
+        """
+    )
+    drawing = {name for name in loaded if name.startswith("vstorage_diagram.")}
+    assert drawing == {"vstorage_diagram.plugin", "vstorage_diagram.exporters"}
+    assert {"pyarrow", "alembic"} & set(loaded) == set()
+
+
 # With one
 
 

@@ -1,14 +1,18 @@
-"""What the plugin exports: the schema as a picture and in two text forms."""
+"""What the plugin exports: the schema as a picture and in two text forms.
+
+What draws is imported when something is drawn: a machine that starts does not wait for it.
+"""
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from vstorage_core import Storage
-from vstorage_diagram.schema import Schema, read_schema
-from vstorage_diagram.text import dot, mermaid
+
+if TYPE_CHECKING:
+    from vstorage_diagram.schema import Schema
 
 
 class DiagramOptions(BaseModel):
@@ -26,7 +30,6 @@ def write_svg(storage: Storage, stream: BinaryIO, options: DiagramOptions) -> No
     Raises:
         InvalidInput: An option names a table that does not exist.
     """
-    # A machine that starts does not wait for what draws.
     from vstorage_diagram.layout import lay_out
     from vstorage_diagram.svg import svg
 
@@ -37,15 +40,21 @@ def write_svg(storage: Storage, stream: BinaryIO, options: DiagramOptions) -> No
 
 def write_mermaid(storage: Storage, stream: BinaryIO, options: DiagramOptions) -> None:
     """Describe the schema in Mermaid's language; raises as `write_svg` does."""
+    from vstorage_diagram.text import mermaid
+
     for piece in mermaid(_chosen(storage, options)):
         stream.write(piece.encode())
 
 
 def write_dot(storage: Storage, stream: BinaryIO, options: DiagramOptions) -> None:
     """Describe the schema in Graphviz's language; raises as `write_svg` does."""
+    from vstorage_diagram.text import dot
+
     for piece in dot(_chosen(storage, options)):
         stream.write(piece.encode())
 
 
 def _chosen(storage: Storage, options: DiagramOptions) -> Schema:
+    from vstorage_diagram.schema import read_schema
+
     return read_schema(storage, options.tables, audit=options.audit)
