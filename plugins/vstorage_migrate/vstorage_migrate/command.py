@@ -6,9 +6,6 @@ from typing import Any
 
 import click
 
-from vstorage_migrate.migration import migrate
-from vstorage_migrate.planning import plan
-
 
 @click.command("migrate")
 @click.option("--plan", "only_plan", is_flag=True, help="Print what would be done, and change nothing.")
@@ -32,6 +29,10 @@ def migrate_command(context: Any, only_plan: bool, app: str, url: str | None) ->
     anything else differs nothing is changed: it is listed, with the Alembic command that drafts the change, and
     the exit code is 1.
     """
+    # Here: all other commands would wait for Alembic too.
+    from vstorage_migrate.migration import migrate
+    from vstorage_migrate.planning import plan
+
     with context.open_storage(url, app) as storage:
         if only_plan:
             found = plan(storage)
