@@ -172,7 +172,7 @@ class Serving:
 
 
 class Meddling:
-    """Hides what others refuse, commits too early, refuses in its own way, and fails after the commit."""
+    """Hides what others refuse, refuses in its own way, and fails after the commit."""
 
     @hookimpl(wrapper=True)
     def vstorage_before_delete(self):
@@ -184,12 +184,16 @@ class Meddling:
         assert instance.name != "refused"
 
     @hookimpl
-    def vstorage_after_insert(self, session):
-        session.commit()
-
-    @hookimpl
     def vstorage_after_commit(self, changes):
         raise RuntimeError("the printer is gone")
+
+
+class Committing:
+    """Commits the session that it is given."""
+
+    @hookimpl
+    def vstorage_after_insert(self, session):
+        session.commit()
 
 
 class WritingPast:
@@ -276,6 +280,12 @@ class TestMeddling(LifecycleContract):
 
     def refused_record(self) -> SQLModel:
         return Part(name="refused")
+
+
+class TestCommitting(LifecycleContract):
+    @pytest.fixture
+    def plugin(self):
+        return Committing()
 
 
 class TestWritingPast(LifecycleContract):

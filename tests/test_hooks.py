@@ -11,7 +11,7 @@ from models import Counter, User
 from sqlmodel import Session
 from trail import history, trail
 
-from vstorage_core import Change, ConfigurationError, ModelAccessor, Storage, acting_as, hookimpl
+from vstorage_core import Change, ConfigurationError, ModelAccessor, Storage, TransactionError, acting_as, hookimpl
 
 DECORATORS = [
     f"{when}_{operation}" for operation in ("insert", "update", "delete", "restore") for when in ("before", "after")
@@ -131,6 +131,25 @@ def test_what_a_hook_writes_is_part_of_the_operation(storage):
     assert [counter.value for counter in counters.all()] == [user.id, -user.id]
     assert history(storage) == [("users", "create", user.id), ("counters", "create", 1), ("counters", "create", 2)]
     assert {row.actor for row in trail(storage)} == {"ana"}
+
+
+@pytest.mark.parametrize("method", ["commit", "rollback", "close"])
+def test_a_hook_that_ends_the_transaction_is_told_so_and_undoes_its_operation_alone(storage, method):
+    users = ModelAccessor(User, "users", storage=storage)
+    counters = ModelAccessor(Counter, "counters", storage=storage)
+
+    @users.after_insert()
+    def end(session, instance) -> None:
+        getattr(session, method)()
+
+    with pytest.raises(TransactionError, match=rf"session\.{method}\(\) here would end the transaction"):
+        users.insert(ana())
+    with storage.transaction():
+        counters.insert(Counter())
+        with pytest.raises(TransactionError, match="raise an exception to undo that"):
+            users.insert(ana())
+    assert (users.count(), counters.count()) == (0, 1)
+    assert history(storage) == [("counters", "create", 1)]
 
 
 def test_a_hook_may_read_the_audit_row_of_its_own_operation(users, sqlite_storage):

@@ -23,6 +23,7 @@ from vstorage_core import (
     ModelAccessor,
     Storage,
     TransactionConflict,
+    TransactionError,
     acting_as,
 )
 
@@ -203,6 +204,20 @@ def test_an_error_in_the_outer_transaction_undoes_what_the_inner_ones_finished(s
         counters.insert_many([Counter(value=2), Counter(value=3)])
         raise Boom
     assert (values(counters), trail(storage)) == ([], [])
+
+
+@pytest.mark.parametrize("method", ["commit", "rollback", "close"])
+def test_an_inner_transaction_cannot_be_ended_by_its_session(storage, counters, method):
+    with storage.transaction():
+        counters.insert(Counter(value=1))
+        with (
+            pytest.raises(TransactionError, match=rf"session\.{method}\(\) here would"),
+            storage.transaction() as session,
+        ):
+            counters.insert(Counter(value=2))
+            getattr(session, method)()
+        counters.insert(Counter(value=3))
+    assert [counter.value for counter in counters.all()] == [1, 3]
 
 
 def test_a_savepoint_of_the_session_goes_with_the_outer_rollback(storage, counters):

@@ -23,7 +23,7 @@ from vstorage_core.engine import Backend, EngineSettings, Owner, current_owner, 
 from vstorage_core.errors import StorageError, TransactionConflict, TransactionError
 from vstorage_core.records import record_type
 from vstorage_core.rows import RowPlan, has_listeners, is_plain
-from vstorage_core.sessions import RowTransaction, StorageSession, is_listened_to, watch_flushes
+from vstorage_core.sessions import RowTransaction, StorageSession, held, is_listened_to, watch_flushes
 
 if TYPE_CHECKING:
     from vstorage_core.accessor import ModelAccessor
@@ -374,7 +374,8 @@ def savepoint(session: Session) -> Iterator[None]:
     # SQLAlchemy sends SAVEPOINT only when the connection is asked for; one that was taken before would write outside.
     session.connection()
     try:
-        yield
+        with held(session):
+            yield
         savepoint.commit()
     except BaseException:
         if savepoint.is_active or session.in_nested_transaction():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
@@ -15,7 +16,7 @@ from sqlmodel import Session, SQLModel
 from vstorage_core.audit import AuditLog, FlushAudit, write_entries
 from vstorage_core.contributions import Change
 from vstorage_core.engine import Backend
-from vstorage_core.errors import StorageUnavailable
+from vstorage_core.errors import StorageUnavailable, TransactionError
 from vstorage_core.records import record_type
 from vstorage_core.rows import is_any_heard
 
@@ -44,6 +45,8 @@ class StorageSession(Session):
         self.backend = backend
         self.writing = False
         self.write_timeout_seconds: float | None = None
+        # Whether a part of its transaction runs that is stored as a whole: an accessor's operation, a savepoint.
+        self.is_held = False
         # What was written into the audit trail; always the same list, to which transactions for rows append.
         self.changes: list[Change] = []
         self.committed: list[Change] = []
@@ -58,10 +61,32 @@ class StorageSession(Session):
             event.listen(self, "do_orm_execute", _read_elsewhere)
 
     def commit(self) -> None:
-        """Commit; what was written is told to the commit listeners when the scope ends."""
+        """Commit; what was written is told to the commit listeners when the scope ends.
+
+        Raises:
+            TransactionError: It is called in a hook or in an inner `transaction()`.
+        """
+        self._require_free("commit")
         super().commit()
         self.committed += self.changes
         self.changes.clear()
+
+    def rollback(self) -> None:
+        """Undo what is not committed; refused where `commit` is."""
+        self._require_free("rollback")
+        super().rollback()
+
+    def close(self) -> None:
+        """Undo it and forget all instances; refused where `commit` is."""
+        self._require_free("close")
+        super().close()
+
+    def _require_free(self, method: str) -> None:
+        if self.is_held:
+            raise TransactionError(
+                f"session.{method}() here would end the transaction in the middle of what is stored as a whole (the"
+                " operation of a hook, an inner transaction()); leave it out, or raise an exception to undo that"
+            )
 
     def begin_write(self) -> None:
         """Wait for the turn to write and take it.
@@ -165,6 +190,19 @@ def _take_key_back(_session: StorageSession, instance: object) -> None:
     # The insert was rolled back: somebody else may get the key before it is tried again.
     if isinstance(instance, SQLModel) and inspect(instance).__dict__.pop(_KEY_WAS_MADE, False):
         setattr(instance, record_type(type(instance)).key, None)
+
+
+@contextmanager
+def held(session: Session) -> Iterator[None]:
+    """Let nobody end the session's transaction in the block: half would be stored, or less than the caller is told."""
+    if not isinstance(session, StorageSession):
+        yield
+        return
+    outer, session.is_held = session.is_held, True
+    try:
+        yield
+    finally:
+        session.is_held = outer
 
 
 def remember_key(state: InstanceState[Any], *, was_made: bool) -> None:

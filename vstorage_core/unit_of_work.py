@@ -18,6 +18,7 @@ from sqlmodel import Session, select
 from vstorage_core.audit import acting_as, stored_values
 from vstorage_core.errors import RecordDeleted
 from vstorage_core.records import SOFT_DELETE_FIELD, ModelT, Values
+from vstorage_core.sessions import held
 
 if TYPE_CHECKING:
     from vstorage_core.accessor import ModelAccessor
@@ -147,7 +148,7 @@ class UnitOfWork(Generic[ModelT]):
             assert scope is not None  # noqa: S101 (transaction() has just opened it)
             outer, scope.accessor = scope.accessor, self._accessor
             try:
-                with acting_as(self._actor):
+                with held(session), acting_as(self._actor):
                     yield session
                     # What a hook has left pending is done by this actor too.
                     session.flush()
