@@ -1,8 +1,11 @@
 """An application with the plugin: its start and stop, its OpenAPI document, its plugins."""
 
 import importlib.metadata
+import runpy
+import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -11,8 +14,9 @@ from fastapi.testclient import TestClient
 from models import User
 from prometheus_client.parser import text_string_to_metric_families
 
-from vstorage_core import ModelAccessor, hookimpl, use_default_storage
+from vstorage_core import ModelAccessor, Storage, hookimpl, use_default_storage
 from vstorage_rest import build_crud_router, build_db_router
+from vstorage_rest import plugin as rest_plugin
 from vstorage_rest.application import build_routers
 
 
@@ -148,6 +152,19 @@ def test_the_metrics_tell_health_records_and_changes(machine, client):
     assert samples["vstorage_changes_total", "counters", "create"] == 3
     assert samples["vstorage_changes_total", "counters", "update"] == 1
     assert machine.caller("10.0.0.9").get("/db/metrics").status_code == 403
+
+
+def test_no_commit_pays_for_metrics_where_nobody_can_ask_for_them(monkeypatch):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    plugin = runpy.run_path(rest_plugin.__file__)
+    with Storage("sqlite://", entry_points=[], plugins=[SimpleNamespace(**plugin)]) as storage:
+        [info] = storage.plugins()
+        assert "vstorage_register_routers" in info.hooks
+        assert "vstorage_after_commit" not in info.hooks
+        app = FastAPI()
+        app.include_router(build_db_router(storage=storage))
+        assert "/db/health" in app.openapi()["paths"]
+        assert "/db/metrics" not in app.openapi()["paths"]
 
 
 @pytest.fixture

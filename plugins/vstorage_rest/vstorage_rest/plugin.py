@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,12 @@ def vstorage_register_routers(
     return build_routers(storage, accessors, max_records_per_model, enable_db_router)
 
 
-@hookimpl
-def vstorage_after_commit(storage: Storage, changes: Sequence[Change]) -> None:
-    change_counts(storage).add(changes)
+if importlib.util.find_spec("prometheus_client") is not None:
+    # Else nobody could ask for the counts, and each commit would pay for them: a twentieth of an insert.
+
+    @hookimpl
+    def vstorage_after_commit(storage: Storage, changes: Sequence[Change]) -> None:
+        change_counts(storage).add(changes)
 
 
 @hookimpl
