@@ -27,10 +27,9 @@ def raise_ours(context: ExceptionContext) -> None:
     error = context.original_exception
     compiled = getattr(context.execution_context, "compiled", None)
     ours = _translate(error, getattr(getattr(compiled, "statement", None), "table", None))
-    if context.connection is not None and _is_unreachable(error):
+    if context.connection is not None and (context.is_disconnect or _is_unreachable(error)):
         # psycopg may hear that the socket is broken before its connection does; such a one cannot even be rolled back.
         context.is_disconnect = True
-    if context.is_disconnect and context.connection is not None:
         ours = StorageUnavailable(f"the connection to the database was lost; {_IN_DOUBT}")
     elif getattr(error, "sqlstate", None) == _READS_ONLY or error.args[:1] in ((_NO_QUORUM,), (_COMMIT_FAILED,)):
         # The connection works and the server does not: the pool must look for another one.

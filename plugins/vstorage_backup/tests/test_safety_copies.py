@@ -10,9 +10,7 @@ from models import User
 from vstorage_backup.export import copy_pages
 from vstorage_backup.safety import SafetyCopy
 from vstorage_backup.settings import backup_settings, places_of
-from vstorage_core import (
-    ModelAccessor,
-)
+from vstorage_core import ModelAccessor
 
 
 @pytest.mark.parametrize("engine", ["memory", "postgresql", "mariadb"])
